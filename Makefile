@@ -1,0 +1,30 @@
+# Every command does its own set-up. One profile and one feature set for all of them, so that
+# dependencies are built once.
+
+CARGO_FLAGS := --release --workspace --locked
+FIXTURE := tests/fixtures/v32-bf16
+
+.PHONY: run test lint bench setup build
+
+run: build
+	@echo "Sixteen tokens of the tiny random checkpoint $(FIXTURE), ids in, ids out:"
+	target/release/sparsight generate --model $(FIXTURE) --ids 5,9,3 --max-tokens 16 --greedy
+
+build: setup
+	cargo build $(CARGO_FLAGS)
+
+test: setup lint
+	@.ci/with-runtime-dir sh -c 'if cargo nextest --version >/dev/null 2>&1; \
+		then cargo nextest run $(CARGO_FLAGS) --no-fail-fast; \
+		else cargo test $(CARGO_FLAGS) --no-fail-fast; fi'
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+bench: build
+	cargo bench --locked --bench kernels
+	target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
+
+setup:
+	@.ci/setup

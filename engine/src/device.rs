@@ -1,0 +1,262 @@
+//! Lists and opens the devices a model can run on.
+//!
+//! A device is the CPU with our own bodies (`cpu`), a wgpu adapter, or Burn's CPU backend, which
+//! runs the portable bodies and is there to check the others (`portable`, `portable-f64`).
+//! What runs where is decided once, here, and shows in where the weights live
+//! ([`crate::weight::Weight`]); no operation asks again.
+
+use burn::tensor::wgpu::WgpuSetup;
+use burn::tensor::{DType, TensorData};
+
+use crate::{Error, Result};
+
+/// What kind of machine part a device is, best first for [`Device::open`] without a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceKind {
+    /// A graphics card with its own memory.
+    DiscreteGpu,
+    /// A graphics unit that shares the machine's memory.
+    IntegratedGpu,
+    /// The CPU through this crate's own bodies.
+    Cpu,
+    /// A GPU handed through by a virtual machine.
+    VirtualGpu,
+    /// A driver that runs shaders on the CPU: exact, slow, opened by name only.
+    SoftwareGpu,
+    /// Burn's CPU backend, for checking: opened by name only.
+    Reference,
+}
+
+impl DeviceKind {
+    /// The word for front ends.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::DiscreteGpu => "discrete GPU",
+            Self::IntegratedGpu => "integrated GPU",
+            Self::Cpu => "CPU",
+            Self::VirtualGpu => "virtual GPU",
+            Self::SoftwareGpu => "software GPU",
+            Self::Reference => "reference",
+        }
+    }
+}
+
+/// One line of the device list.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// What [`Device::open`] takes: `cpu`, `portable`, or `vulkan:0` and so on.
+    pub id: String,
+    /// The name the driver gives.
+    pub name: String,
+    /// `native`, `vulkan`, `metal`, `dx12`, …
+    pub backend: String,
+    /// What kind of machine part it is.
+    pub kind: DeviceKind,
+    /// Driver and version, where known.
+    pub driver: String,
+    /// Largest buffer that one binding can reach, in bytes; `None` where there is no such limit.
+    pub max_binding_bytes: Option<u64>,
+}
+
+/// Where tensors live and in which precision the portable bodies compute.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Slices of this process; weights stay as stored.
+    Host,
+    /// Burn tensors.
+    Burn { device: burn::tensor::Device, dtype: DType },
+}
+
+/// An open device. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// What the list says of it.
+    pub info: DeviceInfo,
+    pub(crate) place: Place,
+}
+
+/// Weights and activations are cut into buffers of at most this many bytes: the binding size
+/// that every WebGPU adapter grants.
+pub(crate) const MAX_SLICE_BYTES: usize = 128 << 20;
+
+/// The devices of this machine: the CPU, each wgpu adapter, and the two references.
+pub fn list() -> Vec<DeviceInfo> {
+    let mut found = vec![cpu_info()];
+    found.extend(adapters(&instance()).iter().map(|(info, _)| info.clone()));
+    found.extend(REFERENCES.iter().map(|(id, _)| reference_info(id)));
+    found
+}
+
+/// The checking devices: name and precision.
+const REFERENCES: &[(&str, DType)] = &[("portable", DType::F32), ("portable-f64", DType::F64)];
+
+fn cpu_info() -> DeviceInfo {
+    DeviceInfo {
+        id: "cpu".into(),
+        name: format!("CPU, {} threads", rayon::current_num_threads()),
+        backend: "native".into(),
+        kind: DeviceKind::Cpu,
+        driver: String::new(),
+        max_binding_bytes: None,
+    }
+}
+
+fn reference_info(id: &str) -> DeviceInfo {
+    DeviceInfo {
+        id: id.into(),
+        name: "Burn's CPU backend".into(),
+        backend: "flex".into(),
+        kind: DeviceKind::Reference,
+        driver: String::new(),
+        max_binding_bytes: None,
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle())
+}
+
+/// Every adapter of every wgpu backend, numbered within its backend.
+fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
+    let mut count = std::collections::BTreeMap::new();
+    let all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut found = Vec::new();
+    for adapter in all {
+        let told = adapter.get_info();
+        // OpenGL has no storage buffers to speak of, and shows each Vulkan adapter twice.
+        if told.backend == wgpu::Backend::Gl || told.backend == wgpu::Backend::Noop {
+            continue;
+        }
+        let backend = told.backend.to_string();
+        let number = count.entry(backend.clone()).or_insert(0usize);
+        let info = DeviceInfo {
+            id: format!("{backend}:{number}"),
+            name: told.name.clone(),
+            backend,
+            kind: match told.device_type {
+                wgpu::DeviceType::DiscreteGpu => DeviceKind::DiscreteGpu,
+                wgpu::DeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
+                wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => DeviceKind::VirtualGpu,
+                wgpu::DeviceType::Cpu => DeviceKind::SoftwareGpu,
+            },
+            driver: format!("{} {}", told.driver, told.driver_info).trim().to_owned(),
+            max_binding_bytes: Some(adapter.limits().max_storage_buffer_binding_size),
+        };
+        *number += 1;
+        found.push((info, adapter));
+    }
+    found
+}
+
+impl Device {
+    /// The CPU through this crate's own bodies. Always there.
+    pub fn cpu() -> Self {
+        Self { info: cpu_info(), place: Place::Host }
+    }
+
+    /// Opens a device by id (`cpu`, `vulkan:0`, `portable`), by a part of its name (`llvmpipe`),
+    /// or the best one: a discrete GPU, else an integrated one, else the CPU. Software GPUs and
+    /// references are opened by name only.
+    ///
+    /// # Errors
+    /// No such device, more than one that fits the name, or one that lacks a needed limit.
+    pub fn open(name: Option<&str>) -> Result<Self> {
+        let instance = instance();
+        let Some(name) = name else {
+            let best = adapters(&instance)
+                .into_iter()
+                .filter(|(info, _)| info.kind < DeviceKind::Cpu)
+                .min_by_key(|(info, _)| info.kind);
+            return best.map_or_else(|| Ok(Self::cpu()), |(info, adapter)| open_adapter(instance, info, adapter));
+        };
+        let wanted = name.to_lowercase();
+        if wanted == "cpu" {
+            return Ok(Self::cpu());
+        }
+        if let Some((id, dtype)) = REFERENCES.iter().find(|(id, _)| *id == wanted) {
+            let place = Place::Burn { device: burn::tensor::Device::flex(), dtype: *dtype };
+            return Ok(Self { info: reference_info(id), place });
+        }
+        if wanted.starts_with("cuda") {
+            return Err(Error::Device {
+                name: name.into(),
+                problem: "found a build without CUDA, expected one with the feature `cuda`".into(),
+            });
+        }
+        let all = adapters(&instance);
+        let exact = all.iter().position(|(info, _)| info.id == wanted);
+        let by_name: Vec<usize> = (0..all.len())
+            .filter(|&i| all[i].0.name.to_lowercase().contains(&wanted) || all[i].0.backend == wanted)
+            .collect();
+        let index = match (exact, by_name.as_slice()) {
+            (Some(index), _) | (None, &[index]) => index,
+            (None, []) => {
+                let ids: Vec<_> = list().into_iter().map(|info| format!("{} ({})", info.id, info.name)).collect();
+                return Err(Error::Device {
+                    name: name.into(),
+                    problem: format!("found no such device, expected one of: {}", ids.join(", ")),
+                });
+            }
+            (None, several) => {
+                let ids: Vec<_> = several.iter().map(|&i| all[i].0.id.as_str()).collect();
+                return Err(Error::Device {
+                    name: name.into(),
+                    problem: format!("found {} devices, expected one: name it as {}", ids.len(), ids.join(" or ")),
+                });
+            }
+        };
+        let (info, adapter) = all.into_iter().nth(index).expect("the index was found in this list");
+        open_adapter(instance, info, adapter)
+    }
+
+    /// Whether this is the CPU with our own bodies.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.place, Place::Host)
+    }
+}
+
+fn open_adapter(instance: wgpu::Instance, info: DeviceInfo, adapter: wgpu::Adapter) -> Result<Device> {
+    let limits = adapter.limits();
+    let needs = [
+        ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, MAX_SLICE_BYTES as u64),
+        ("max_storage_buffers_per_shader_stage", u64::from(limits.max_storage_buffers_per_shader_stage), 8),
+        ("max_compute_invocations_per_workgroup", u64::from(limits.max_compute_invocations_per_workgroup), 256),
+        ("max_compute_workgroup_storage_size", u64::from(limits.max_compute_workgroup_storage_size), 16 << 10),
+    ];
+    for (limit, found, expected) in needs {
+        if found < expected {
+            return Err(Error::Device {
+                name: info.name,
+                problem: format!("limit {limit} is {found}, expected at least {expected}"),
+            });
+        }
+    }
+    let failed = |problem: String| Error::Device { name: info.name.clone(), problem };
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("sparsight"),
+        // Mapping primary buffers makes every allocation host-visible, which is slow on a GPU.
+        required_features: adapter.features() - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+            - wgpu::Features::all_experimental_mask(),
+        required_limits: limits,
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        .map_err(|error| failed(format!("could not be opened: {error}")))?;
+    let backend = adapter.get_info().backend;
+    let setup = WgpuSetup { instance, adapter, device, queue, backend };
+    let device = burn::tensor::Device::wgpu_options()
+        .setup(setup)
+        .init()
+        .map_err(|error| failed(format!("could not be set up: {error}")))?;
+    Ok(Device { info, place: Place::Burn { device, dtype: DType::F32 } })
+}
+
+impl Place {
+    /// A tensor of this place's precision from host values, row-major.
+    pub(crate) fn tensor<const D: usize>(&self, data: Vec<f32>, shape: [usize; D]) -> burn::Tensor<D> {
+        let Self::Burn { device, dtype } = self else {
+            unreachable!("host places hold slices, not tensors");
+        };
+        burn::Tensor::from_data(TensorData::new(data, shape), (device, *dtype))
+    }
+}

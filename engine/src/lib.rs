@@ -1,0 +1,48 @@
+//! Exact inference for the DeepSeek-V3.2 family: MLA attention, DeepSeek Sparse Attention, MoE.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use engine::{Device, Model, Session, SessionOptions};
+//!
+//! let device = Device::open(None)?;
+//! let model = Arc::new(Model::open("checkpoint".as_ref(), &device)?);
+//! let mut session = Session::new(model, SessionOptions::default())?;
+//! let logits = session.advance(&[5, 9, 3])?;
+//! # Ok::<(), engine::Error>(())
+//! ```
+//!
+//! Bottom up: [`config`] and [`checkpoint`] read files, [`device`] says where to compute, [`ops`] are
+//! the operations with a portable body each and native ones in [`cpu`], [`model`] is the forward
+//! pass, [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what
+//! went on inside; [`verify`] checks it against a reference.
+
+pub mod cache;
+pub mod chat;
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
+pub mod device;
+pub mod error;
+mod file;
+pub mod generate;
+pub mod model;
+pub mod ops;
+pub mod replay;
+pub mod rows;
+pub mod runner;
+pub mod sampler;
+pub mod session;
+pub mod stop;
+pub mod tokenizer;
+pub mod trace;
+pub mod trace_file;
+pub mod verify;
+pub mod weight;
+
+pub use cache::CacheFormat;
+pub use checkpoint::Checkpoint;
+pub use config::Config;
+pub use device::Device;
+pub use error::{Error, Result};
+pub use model::Model;
+pub use session::{Session, SessionOptions};

@@ -1,0 +1,218 @@
+//! The model: embedding, blocks, final norm, head, in the order of the official code and under its
+//! names. One file for the whole MLA family; what differs is in [`Config`].
+//!
+//! A model is immutable. What a timeline leaves behind is in [`crate::cache::Cache`]; the loop that
+//! feeds it is [`crate::session`].
+
+mod block;
+mod load;
+mod mla;
+mod mtp;
+
+use std::sync::Arc;
+
+pub use load::{LoadOptions, LoadProgress};
+
+use crate::cache::{Cache, CacheFormat};
+use crate::config::Config;
+use crate::device::Device;
+use crate::ops::linear::linear;
+use crate::ops::norm::rms_norm;
+use crate::ops::rope::Rope;
+use crate::replay::RouteTrace;
+use crate::rows::Rows;
+use crate::trace::{Stage, Trace, Value};
+use crate::weight::{Embedding, Vector, Weight};
+use crate::{Error, Result};
+
+use block::{Block, Pass};
+use mtp::Mtp;
+
+/// A loaded checkpoint on a device.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    device: Device,
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: Vector,
+    lm_head: Weight,
+    mtp: Option<Mtp>,
+    rope: Rope,
+    eos_token_ids: Vec<u32>,
+}
+
+/// Knobs of a forward pass that can change between two calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// Positions that a token may read, instead of the checkpoint's `index_topk`.
+    pub index_topk: Option<usize>,
+    /// Attend to everything, as if there were no selection. The indexer's keys are kept all the
+    /// same, so that the next call may be sparse again.
+    pub dense: bool,
+    /// Use the expanded (MHA) form of attention for more than one token at a time. The absorbed
+    /// form is the default, since it makes any split of a prompt give the same bits.
+    pub mha_prefill: bool,
+}
+
+/// Which rows of a forward pass give logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// None: the tokens only fill the cache.
+    None,
+    /// The last.
+    Last,
+    /// All.
+    All,
+}
+
+/// Routes to replay and routes to record.
+#[derive(Default)]
+pub(crate) struct Routing<'a> {
+    pub(crate) replay: Option<&'a RouteTrace>,
+    pub(crate) record: Option<&'a mut RouteTrace>,
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Output {
+    /// Residual stream after the final norm, `[tokens, hidden_size]`: what the MTP layer reads.
+    pub hidden: Rows,
+    /// `[rows, vocab_size]` for the rows asked for.
+    pub logits: Option<Rows>,
+}
+
+impl Model {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Token ids that end a text, from `config.json` and `generation_config.json`.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// Whether the checkpoint brought its MTP layer.
+    pub fn has_mtp(&self) -> bool {
+        self.mtp.is_some()
+    }
+
+    /// Bytes of weights kept resident on the device (mapped, on the CPU).
+    pub fn resident_bytes(&self) -> usize {
+        self.embed_tokens.resident_bytes()
+            + self.layers.iter().map(Block::resident_bytes).sum::<usize>()
+            + self.lm_head.resident_bytes()
+            + self.mtp.as_ref().map_or(0, Mtp::resident_bytes)
+    }
+
+    /// Empty caches for the main layers.
+    ///
+    /// # Errors
+    /// The format does not go with the model or the device.
+    pub fn new_cache(&self, format: CacheFormat) -> Result<Cache> {
+        Cache::new(&self.config, 0..self.config.num_hidden_layers, &self.device, format)
+    }
+
+    /// Runs `ids` at positions `cache.n_tokens()..` through the main layers.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary, a full context, or a device that failed. The cache is as long as
+    /// before then.
+    pub(crate) fn forward(
+        &self,
+        ids: &[u32],
+        cache: &mut Cache,
+        options: &ForwardOptions,
+        logit_rows: LogitRows,
+        routing: &mut Routing,
+        trace: &mut Trace,
+    ) -> Result<Output> {
+        self.check_ids(ids, cache.n_tokens())?;
+        let before = cache.n_tokens();
+        let result = self.forward_checked(ids, cache, options, logit_rows, routing, trace);
+        match &result {
+            Ok(_) => cache.advanced(ids.len()),
+            Err(_) => cache.truncate(before),
+        }
+        result
+    }
+
+    fn forward_checked(
+        &self,
+        ids: &[u32],
+        cache: &mut Cache,
+        options: &ForwardOptions,
+        logit_rows: LogitRows,
+        routing: &mut Routing,
+        trace: &mut Trace,
+    ) -> Result<Output> {
+        let position = cache.n_tokens();
+        trace.begin(position, ids);
+        let mut x = self.embed_tokens.rows(ids, &self.device);
+        let angles = self.rope.angles(position, ids.len(), &self.device.place);
+        let mut pass = Pass {
+            config: &self.config,
+            options,
+            position,
+            angles: &angles,
+            selection: None,
+            routing,
+            trace,
+        };
+        for (block, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
+            x = block.forward(x, layer_cache, &mut pass)?;
+        }
+        let hidden = rms_norm(&x, &self.norm, self.config.rms_norm_eps);
+        let n = ids.len();
+        let first = trace.first_row(n);
+        if trace.wants(None, Stage::FinalHidden) {
+            let rows = hidden.slice(first, n - first);
+            trace.record(None, Stage::FinalHidden, Value::f32([n - first, rows.width()], rows.read()?));
+        }
+        let logits = match logit_rows {
+            LogitRows::None => None,
+            LogitRows::Last => Some(self.head(&hidden.slice(n - 1, 1))),
+            LogitRows::All => Some(self.head(&hidden)),
+        };
+        if trace.wants(None, Stage::Logits) {
+            let rows = match &logits {
+                Some(logits) if logits.n_rows() >= n - first => {
+                    logits.slice(logits.n_rows() - (n - first), n - first)
+                }
+                _ => self.head(&hidden.slice(first, n - first)),
+            };
+            trace.record(None, Stage::Logits, Value::f32([n - first, rows.width()], rows.read()?));
+        }
+        Ok(Output { hidden, logits })
+    }
+
+    fn head(&self, hidden: &Rows) -> Rows {
+        let [logits] = linear(hidden, [&self.lm_head]);
+        logits
+    }
+
+    /// Refuses what cannot be fed at `position`.
+    pub(crate) fn check_ids(&self, ids: &[u32], position: usize) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let vocab_size = self.config.vocab_size;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::UnknownToken { id, vocab_size });
+        }
+        let context = self.config.max_position_embeddings;
+        if position + ids.len() > context {
+            return Err(Error::ContextFull { tokens: ids.len(), position, context });
+        }
+        Ok(())
+    }
+}
+
+/// A model that several owners share.
+pub type SharedModel = Arc<Model>;

@@ -1,0 +1,119 @@
+//! The multi-token-prediction layer: guesses the token after next.
+//!
+//! ```text
+//! u = eh_proj · [rms_norm(embed(t_{i+1}), enorm) ; rms_norm(h_i, hnorm)]
+//! logits(t_{i+2}) = lm_head · rms_norm(block(u), shared_head.norm)
+//! ```
+//! `h_i` is the main model's state after its final norm; the embedding half comes first. The layer
+//! has its own caches. Source: spec section 5.
+
+use burn::Tensor;
+
+use super::block::{Block, Pass};
+use super::{ForwardOptions, Model, Routing};
+use crate::cache::{Cache, CacheFormat};
+use crate::ops::linear::linear;
+use crate::ops::norm::rms_norm;
+use crate::rows::Rows;
+use crate::trace::{Stage, Trace, Value};
+use crate::weight::{Vector, Weight};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Mtp {
+    pub enorm: Vector,
+    pub hnorm: Vector,
+    /// `[hidden_size, 2 × hidden_size]`.
+    pub eh_proj: Weight,
+    pub block: Block,
+    pub shared_head_norm: Vector,
+}
+
+impl Mtp {
+    pub fn resident_bytes(&self) -> usize {
+        self.eh_proj.resident_bytes() + self.block.resident_bytes()
+    }
+}
+
+impl Model {
+    /// Empty caches for the MTP layer.
+    ///
+    /// # Errors
+    /// The checkpoint has no MTP layer, or the format does not go with the device.
+    pub fn new_mtp_cache(&self, format: CacheFormat) -> Result<Cache> {
+        self.mtp()?;
+        let layer = self.config.num_hidden_layers;
+        Cache::new(&self.config, layer..layer + 1, &self.device, format)
+    }
+
+    fn mtp(&self) -> Result<&Mtp> {
+        self.mtp.as_ref().ok_or_else(|| Error::Setting {
+            name: "MTP".into(),
+            found: "a checkpoint without an MTP layer".into(),
+            expected: "one with num_nextn_predict_layers 1 and its tensors".into(),
+        })
+    }
+
+    /// Runs the MTP layer at positions `cache.n_tokens()..`: `hidden` `[tokens, hidden_size]` is
+    /// the main model's [`super::Output::hidden`], `next_ids` the token after each. Row `i` of the
+    /// result `[tokens, vocab_size]` rates the token after `next_ids[i]`.
+    ///
+    /// # Errors
+    /// No MTP layer, ids outside the vocabulary, a full context, or a device that failed.
+    pub fn forward_mtp(
+        &self,
+        hidden: &Rows,
+        next_ids: &[u32],
+        cache: &mut Cache,
+        options: &ForwardOptions,
+        trace: &mut Trace,
+    ) -> Result<Rows> {
+        let mtp = self.mtp()?;
+        let position = cache.n_tokens();
+        self.check_ids(next_ids, position)?;
+        assert_eq!(hidden.n_rows(), next_ids.len(), "one next token a hidden row");
+        let eps = self.config.rms_norm_eps;
+        trace.begin(position, next_ids);
+        let embedded = rms_norm(&self.embed_tokens.rows(next_ids, &self.device), &mtp.enorm, eps);
+        let joined = join(&embedded, &rms_norm(hidden, &mtp.hnorm, eps));
+        let [x] = linear(&joined, [&mtp.eh_proj]);
+        let angles = self.rope.angles(position, next_ids.len(), &self.device.place);
+        let mut pass = Pass {
+            config: &self.config,
+            options,
+            position,
+            angles: &angles,
+            selection: None,
+            routing: &mut Routing::default(),
+            trace,
+        };
+        let result = mtp.block.forward(x, &mut cache.layers[0], &mut pass);
+        let x = match result {
+            Ok(x) => x,
+            Err(error) => {
+                cache.truncate(position);
+                return Err(error);
+            }
+        };
+        cache.advanced(next_ids.len());
+        let logits = self.head(&rms_norm(&x, &mtp.shared_head_norm, eps));
+        if trace.wants(None, Stage::Logits) {
+            let first = trace.first_row(logits.n_rows());
+            let rows = logits.slice(first, logits.n_rows() - first);
+            trace.record(None, Stage::Logits, Value::f32([rows.n_rows(), rows.width()], rows.read()?));
+        }
+        Ok(logits)
+    }
+}
+
+/// `[a ; b]` row by row.
+fn join(a: &Rows, b: &Rows) -> Rows {
+    match (a, b) {
+        (Rows::Host { data: a, width }, Rows::Host { data: b, .. }) => {
+            let rows = a.chunks_exact(*width).zip(b.chunks_exact(*width));
+            let data = rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect();
+            Rows::Host { data, width: 2 * width }
+        }
+        _ => Rows::Tensor(Tensor::cat(vec![a.tensor(), b.tensor()], 1)),
+    }
+}

@@ -1,0 +1,80 @@
+//! What is written in the documents is there.
+
+use std::path::{Path, PathBuf};
+
+const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "benches/README.md"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Words in backticks of a Markdown text.
+fn code_words(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_path_named_in_a_document_exists() {
+    let folders = ["engine/", "app/", "tests/", "benches/", "models/", "shaders/", ".ci/"];
+    let mut checked = 0;
+    for document in DOCUMENTS {
+        for word in code_words(&read(document)) {
+            let is_path = folders.iter().any(|folder| word.starts_with(folder))
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if is_path {
+                assert!(root().join(word).exists(), "{document} names `{word}`, which is not there");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 10, "documents name paths, found {checked}");
+}
+
+#[test]
+fn every_make_target_named_in_a_document_exists() {
+    let makefile = read("Makefile");
+    for document in DOCUMENTS {
+        for word in code_words(&read(document)) {
+            if let Some(target) = word.strip_prefix("make ") {
+                let rule = format!("\n{target}:");
+                assert!(makefile.contains(&rule), "{document} names `{word}`, the Makefile has no such target");
+            }
+        }
+    }
+    assert!(read("README.md").contains("`make run`") && read("README.md").contains("`make test`"));
+    assert!(read(".ci/run").contains("make test"));
+}
+
+#[test]
+fn one_wgpu_and_one_naga_are_in_the_graph() {
+    // Burn's wgpu device and ours are one type only while there is one wgpu.
+    let lock = read("Cargo.lock");
+    for name in ["wgpu", "naga"] {
+        let entry = format!("name = \"{name}\"\n");
+        assert_eq!(lock.matches(&entry).count(), 1, "{name} is in Cargo.lock once");
+    }
+}
+
+#[test]
+fn engine_modules_say_what_they_do() {
+    fn walk(folder: &Path, silent: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, silent);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !std::fs::read_to_string(&path).unwrap().starts_with("//!")
+            {
+                silent.push(path);
+            }
+        }
+    }
+    let mut silent = Vec::new();
+    walk(&root().join("engine/src"), &mut silent);
+    walk(&root().join("app/src"), &mut silent);
+    assert!(silent.is_empty(), "these open without saying what they do: {silent:?}");
+}

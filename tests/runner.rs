@@ -1,0 +1,182 @@
+//! The runner's thread: whatever happens ends in an event.
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use engine::SessionOptions;
+use engine::generate::{GenerateOptions, Stop};
+use engine::model::{ForwardOptions, LoadOptions};
+use engine::runner::{Command, Event, Prompt, Runner};
+use engine::sampler::SamplerOptions;
+use engine::trace::{Stage, Watch, WatchedRows};
+
+use crate::fixture;
+
+/// Far above what a tiny model needs, so that only a hang fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn next(events: &Receiver<Event>) -> Event {
+    events.recv_timeout(PATIENCE).expect("an event comes within a minute")
+}
+
+/// Events up to and including the first that `last` accepts.
+fn until(events: &Receiver<Event>, last: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let mut seen = Vec::new();
+    loop {
+        let event = next(events);
+        let is_last = last(&event);
+        seen.push(event);
+        if is_last {
+            return seen;
+        }
+    }
+}
+
+fn load(name: &str) -> Command {
+    Command::Load {
+        folder: fixture(name),
+        device: Some("cpu".into()),
+        options: LoadOptions::default(),
+        session: SessionOptions { chunk_tokens: 8, ..SessionOptions::default() },
+    }
+}
+
+fn send(prompt: Prompt, max_tokens: Option<usize>) -> Command {
+    Command::Send {
+        prompt,
+        sampler: SamplerOptions::default(),
+        options: GenerateOptions { max_tokens, ..GenerateOptions::default() },
+        forward: ForwardOptions::default(),
+    }
+}
+
+fn is_error(event: &Event) -> bool {
+    matches!(event, Event::Error { .. })
+}
+
+fn is_finished(event: &Event) -> bool {
+    matches!(event, Event::Finished(_))
+}
+
+#[test]
+fn load_send_watch_rewind() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    let seen = until(&events, |event| matches!(event, Event::Loaded(_)));
+    assert!(seen.iter().any(|event| matches!(event, Event::Loading(_))));
+    runner.send(Command::Watch(Watch {
+        stages: [Stage::SelectedPositions].into(),
+        layers: Some([1].into()),
+        rows: WatchedRows::Last,
+    }));
+    runner.send(send(Prompt::Append((2..32).collect()), Some(3)));
+    let seen = until(&events, is_finished);
+    let tokens = seen.iter().filter(|event| matches!(event, Event::Token(_))).count();
+    let chunks = seen.iter().filter(|event| matches!(event, Event::Prefill { .. })).count();
+    let frames: Vec<_> = seen
+        .iter()
+        .filter_map(|event| match event {
+            Event::Frame(frame) => Some(frame),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((tokens, chunks), (3, 4));
+    assert!(frames.len() >= 3);
+    assert!(frames.iter().all(|frame| frame.values.len() == 1));
+    runner.send(Command::Rewind(5));
+    assert_eq!(next(&events), Event::Rewound(5));
+    runner.send(Command::Rewind(500));
+    assert!(is_error(&next(&events)));
+}
+
+#[test]
+fn a_whole_prompt_redoes_only_what_differs() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    let prompt: Vec<u32> = (2..42).collect();
+    runner.send(send(Prompt::Whole(prompt.clone()), Some(1)));
+    until(&events, is_finished);
+    let longer: Vec<u32> = prompt.iter().copied().chain([9, 9]).collect();
+    runner.send(send(Prompt::Whole(longer), Some(1)));
+    let seen = until(&events, is_finished);
+    let total = seen.iter().find_map(|event| match event {
+        Event::Prefill { total, .. } => Some(*total),
+        _ => None,
+    });
+    assert_eq!(total, Some(2));
+}
+
+#[test]
+fn stop_takes_one_chunk_at_most() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    runner.send(send(Prompt::Append(vec![7; 20_000]), None));
+    until(&events, |event| matches!(event, Event::Prefill { .. }));
+    runner.send(Command::Stop);
+    let seen = until(&events, is_finished);
+    let Some(Event::Finished(finish)) = seen.last() else { unreachable!("the last one is it") };
+    assert_eq!(finish.stop, Stop::Cancelled);
+    let done = seen.iter().rev().find_map(|event| match event {
+        Event::Prefill { done, .. } => Some(*done),
+        _ => None,
+    });
+    assert!(done.unwrap_or(8) < 20_000);
+    // Still there.
+    runner.send(send(Prompt::Append(vec![3]), Some(1)));
+    until(&events, is_finished);
+}
+
+#[test]
+fn failures_are_events_and_the_thread_lives_on() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(send(Prompt::Append(vec![1]), Some(1)));
+    assert!(is_error(&next(&events)));
+    runner.send(Command::Load {
+        folder: "/nonexistent".into(),
+        device: None,
+        options: LoadOptions::default(),
+        session: SessionOptions::default(),
+    });
+    let Event::Error { during, message } = next(&events) else { panic!("expected an error") };
+    assert_eq!(during, "load");
+    assert!(message.contains("nonexistent"), "{message}");
+    let mut bad_device = load("v32-bf16");
+    if let Command::Load { device, .. } = &mut bad_device {
+        *device = Some("no such adapter".into());
+    }
+    runner.send(bad_device);
+    assert!(is_error(&next(&events)));
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    runner.send(send(Prompt::Append(vec![100_000]), Some(1)));
+    assert!(is_error(&next(&events)));
+    runner.send(send(Prompt::Append(vec![]), Some(1)));
+    assert!(is_error(&next(&events)));
+    runner.send(send(Prompt::Append(vec![5]), Some(1)));
+    until(&events, is_finished);
+}
+
+#[test]
+fn a_load_can_be_broken_off() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-f32"));
+    runner.send(Command::Stop);
+    let seen = until(&events, |event| matches!(event, Event::Loaded(_) | Event::Unloaded));
+    // The stop is seen at the first progress report, which comes before anything is loaded.
+    assert_eq!(seen.last(), Some(&Event::Unloaded));
+}
+
+#[test]
+fn dropping_the_handle_ends_the_thread_in_mid_generation() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    runner.send(send(Prompt::Append(vec![7; 5000]), None));
+    until(&events, |event| matches!(event, Event::Prefill { .. }));
+    drop(runner);
+    // The thread has ended, so its sender is gone once what it sent is read.
+    while events.recv_timeout(PATIENCE).is_ok() {}
+    assert!(events.try_recv().is_err());
+}
