@@ -128,6 +128,7 @@ mod tests {
             n_routed_experts: 8,
             n_shared_experts: 1,
             num_experts_per_tok: 2,
+            moe_intermediate_size: 32,
             first_k_dense_replace: 0,
             moe_layer_freq: 1,
             n_group: 4,

@@ -1,0 +1,274 @@
+//! The tensors of a checkpoint folder, memory-mapped: one safetensors file, or shards with an index.
+//!
+//! Nothing is copied. Headers are checked as a whole, so that every [`StoredTensor`] lies within
+//! its file and is as long as its shape says. Which tensors a model needs is the business of
+//! [`crate::config`], expanding them that of [`crate::weight`].
+
+mod finite;
+mod fit;
+mod header;
+mod shards;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::Dtype;
+
+use crate::config::{self, Config};
+use crate::{Error, Result};
+
+/// The name of a checkpoint in one file.
+const SINGLE: &str = "model.safetensors";
+
+/// The name of the list of tensors and the shards that hold them.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a checkpoint folder.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+/// A tensor as stored: mapped bytes, which stay mapped as long as it lives.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    /// Type of the elements.
+    pub dtype: StoredType,
+    /// Shape, row-major.
+    pub shape: Vec<usize>,
+    file: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+/// Type of the elements of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an `f32`.
+    BF16,
+    /// FP8 with 4 exponent and 3 mantissa bits, no infinities.
+    F8E4M3,
+    /// Any other type of safetensors. No weight may be stored so.
+    Other(Dtype),
+}
+
+/// How far [`Checkpoint::check_finite`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+    /// Tensors read to their end.
+    pub tensors_done: usize,
+    /// Tensors in all.
+    pub tensors_total: usize,
+}
+
+impl Checkpoint {
+    /// Maps `model.safetensors`, or else every shard that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// Neither file is there; shards are missing, all of them named; a file that does not hold
+    /// together; or a tensor that the index names and the shard lacks, or that two shards hold.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        let tensors = if single.exists() {
+            read_file(&single)?
+        } else if index.exists() {
+            shards::read(folder, &index)?
+        } else {
+            let problem = format!("holds neither {SINGLE} nor {INDEX}, expected one of them");
+            return Err(Error::BadFile {
+                path: folder.into(),
+                problem,
+            });
+        };
+        Ok(Self { tensors })
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors, sorted by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Bytes of all tensors.
+    pub fn n_bytes(&self) -> u64 {
+        self.tensors
+            .values()
+            .map(|tensor| tensor.range.len() as u64)
+            .sum()
+    }
+
+    /// Checks names, shapes and types of all tensors against `config`.
+    ///
+    /// # Errors
+    /// [`Error::Misfit`] with every tensor that is missing, surplus, misshapen or of a type that
+    /// cannot be used; beyond fifty of them, their number.
+    pub fn fit(&self, config: &Config) -> Result<()> {
+        let problems = fit::problems(self, config);
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Misfit { problems })
+        }
+    }
+
+    /// Whether the checkpoint brought the MTP layer that `config` speaks of. A checkpoint that fits
+    /// holds it whole or not at all.
+    pub fn has_mtp(&self, config: &Config) -> bool {
+        if config.num_nextn_predict_layers == 0 {
+            return false;
+        }
+        let prefix = format!("model.layers.{}.", config.num_hidden_layers);
+        let from_there = self.tensors.range(prefix.clone()..);
+        let mut names = from_there
+            .map(|(name, _)| name)
+            .take_while(|name| name.starts_with(&prefix));
+        names.any(|name| !fit::is_tolerated(name))
+    }
+
+    /// Reads every weight once and looks for NaN and infinity, on all threads. `progress` is called
+    /// often and may break off; then the result is `false`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the first bad element of a tensor.
+    pub fn check_finite(
+        &self,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        finite::check(&self.tensors, progress)
+    }
+}
+
+impl StoredTensor {
+    /// The bytes, little-endian and row-major. They may start at any address.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file[self.range.clone()]
+    }
+}
+
+impl StoredType {
+    /// Bits of an element.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::F32 => 32,
+            Self::F16 | Self::BF16 => 16,
+            Self::F8E4M3 => 8,
+            Self::Other(dtype) => dtype.bitsize(),
+        }
+    }
+}
+
+impl From<Dtype> for StoredType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+            Dtype::F8_E4M3 => Self::F8E4M3,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl std::fmt::Display for StoredType {
+    /// The name in safetensors headers.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F32 => f.write_str("F32"),
+            Self::F16 => f.write_str("F16"),
+            Self::BF16 => f.write_str("BF16"),
+            Self::F8E4M3 => f.write_str("F8_E4M3"),
+            Self::Other(dtype) => dtype.fmt(f),
+        }
+    }
+}
+
+/// The ids that end a text: those of `config.json`, then those that `generation_config.json` adds,
+/// if it is there.
+///
+/// # Errors
+/// `generation_config.json` cannot be read or is not JSON, or its `eos_token_id` is something else
+/// than ids within the vocabulary.
+pub fn eos_token_ids(folder: &Path, config: &Config) -> Result<Vec<u32>> {
+    let path = folder.join("generation_config.json");
+    let mut ids = config.eos_token_ids.clone();
+    if path.exists() {
+        let object = config::read_object(&path)?;
+        let more =
+            config::eos_token_ids(&object, config.vocab_size).map_err(|error| match error {
+                Error::Config { key, problem } => Error::BadFile {
+                    path,
+                    problem: format!("key {key:?} {problem}"),
+                },
+                other => other,
+            })?;
+        ids.extend(more);
+        let mut seen = std::collections::BTreeSet::new();
+        ids.retain(|id| seen.insert(*id));
+    }
+    Ok(ids)
+}
+
+/// Maps one safetensors file.
+fn read_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
+    let bad = |problem| Error::BadFile {
+        path: PathBuf::from(path),
+        problem,
+    };
+    // Before opening: opening a pipe would wait for somebody to write.
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
+    if !metadata.is_file() {
+        return Err(bad("is not a regular file".into()));
+    }
+    let file = File::open(path).map_err(|error| Error::io(path, error))?;
+    let map = Arc::new(map(&file).map_err(|error| Error::io(path, error))?);
+    let entries = header::read(&map).map_err(bad)?;
+    let stored = entries.into_iter().map(|entry| {
+        let header::Entry {
+            name,
+            dtype,
+            shape,
+            range,
+        } = entry;
+        (
+            name,
+            StoredTensor {
+                dtype,
+                shape,
+                file: map.clone(),
+                range,
+            },
+        )
+    });
+    Ok(stored.collect())
+}
+
+#[allow(
+    unsafe_code,
+    reason = "mapping is the one way to hold weights without a copy. Should another process change \
+              or shorten the file meanwhile, weights would change while they are read, or reading \
+              them would end the process; nothing that is derived from the bytes could turn that \
+              into an access outside the map"
+)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: see the reason above; checkpoints are written once and then only read.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,689 @@
+//! Checkpoints, configs and prompts that are not as they should be: an error that names the thing,
+//! never a panic.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::{Checkpoint, Device, Error, Model, Session, SessionOptions};
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Runs, RngSeed};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::fixture;
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Config and weights of a fixture in a folder of their own.
+fn copy_of(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", WEIGHTS] {
+        std::fs::copy(fixture(name).join(file), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn write(folder: &Path, file: &str, bytes: impl AsRef<[u8]>) {
+    std::fs::write(folder.join(file), bytes).unwrap();
+}
+
+/// Changes keys of `config.json`.
+fn configure(folder: &Path, changes: Value) {
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    config.extend(changes.as_object().unwrap().clone());
+    write(folder, "config.json", Value::Object(config).to_string());
+}
+
+/// A safetensors file taken apart, so that it can be put together wrongly.
+#[derive(Clone)]
+struct File {
+    header: Map<String, Value>,
+    data: Vec<u8>,
+}
+
+impl File {
+    fn read(folder: &Path) -> Self {
+        let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+        let (length, rest) = bytes.split_first_chunk().unwrap();
+        let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+        Self {
+            header: serde_json::from_slice(header).unwrap(),
+            data: data.to_vec(),
+        }
+    }
+
+    fn write(&self, path: &Path) {
+        let header = Value::Object(self.header.clone()).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(path, [&length, header.as_bytes(), &self.data].concat()).unwrap();
+    }
+
+    fn range(&self, name: &str) -> Range<usize> {
+        let offsets = &self.header[name]["data_offsets"];
+        offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize
+    }
+
+    /// Takes a tensor out, its bytes too.
+    fn remove(&mut self, name: &str) {
+        let gone = self.range(name);
+        self.data.drain(gone.clone());
+        self.header.shift_remove(name).unwrap();
+        for (_, tensor) in self
+            .header
+            .iter_mut()
+            .filter(|(name, _)| *name != "__metadata__")
+        {
+            for offset in tensor["data_offsets"].as_array_mut().unwrap() {
+                let at = offset.as_u64().unwrap() as usize;
+                if at >= gone.end {
+                    *offset = json!(at - gone.len());
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) {
+        let start = self.data.len();
+        self.data.extend_from_slice(bytes);
+        let offsets = [start, self.data.len()];
+        let tensor = json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
+        self.header.insert(name.into(), tensor);
+    }
+
+    /// Overwrites one element of a tensor.
+    fn poke(&mut self, name: &str, element: usize, bytes: &[u8]) {
+        let at = self.range(name).start + element * bytes.len();
+        self.data[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Tensors whose names pass, in a file of their own.
+    fn part(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let mut part = Self {
+            header: Map::new(),
+            data: Vec::new(),
+        };
+        for (name, tensor) in self
+            .header
+            .iter()
+            .filter(|(name, _)| *name != "__metadata__")
+        {
+            if keep(name) {
+                let dtype = tensor["dtype"].as_str().unwrap();
+                let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).unwrap();
+                part.add(name, dtype, &shape, &self.data[self.range(name)]);
+            }
+        }
+        part
+    }
+}
+
+fn rewrite(folder: &Path, change: impl FnOnce(&mut File)) {
+    let mut file = File::read(folder);
+    change(&mut file);
+    file.write(&folder.join(WEIGHTS));
+}
+
+/// What is told when the folder is opened as a model.
+fn told(what: &str, folder: &Path) -> String {
+    let opened = catch_unwind(AssertUnwindSafe(|| Model::open(folder, &Device::cpu())));
+    match opened {
+        Ok(Err(error)) => error.to_string(),
+        Ok(Ok(_)) => panic!("{what}: was accepted"),
+        Err(_) => panic!("{what}: panicked"),
+    }
+}
+
+/// What is wrong, with which fixture, how it is made, what the error has to contain.
+type Case = (
+    &'static str,
+    &'static str,
+    fn(&Path),
+    &'static [&'static str],
+);
+
+const GATE_PROJ: &str = "model.layers.0.mlp.gate_proj.weight";
+const O_PROJ: &str = "model.layers.1.self_attn.o_proj.weight";
+
+const CASES: &[Case] = &[
+    (
+        "no weights",
+        "v32-bf16",
+        |folder| std::fs::remove_file(folder.join(WEIGHTS)).unwrap(),
+        &[WEIGHTS, INDEX],
+    ),
+    (
+        "no config",
+        "v32-bf16",
+        |folder| std::fs::remove_file(folder.join("config.json")).unwrap(),
+        &["config.json"],
+    ),
+    (
+        "a cut file",
+        "v32-bf16",
+        |folder| {
+            let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+            write(folder, WEIGHTS, &bytes[..bytes.len() - 1]);
+        },
+        &[WEIGHTS, "ends at offset", "cut off"],
+    ),
+    (
+        "a file cut within its header",
+        "v32-bf16",
+        |folder| {
+            let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+            write(folder, WEIGHTS, &bytes[..1000]);
+        },
+        &[WEIGHTS, "but only 992 follow", "cut off"],
+    ),
+    (
+        "a header beyond the file",
+        "v32-bf16",
+        |folder| {
+            let mut bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+            bytes[..8].copy_from_slice(&90_000_000_u64.to_le_bytes());
+            write(folder, WEIGHTS, bytes);
+        },
+        &[WEIGHTS, "claims a header of 90000000 bytes"],
+    ),
+    (
+        "a header of absurd length",
+        "v32-bf16",
+        |folder| {
+            let mut bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+            bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+            write(folder, WEIGHTS, bytes);
+        },
+        &[WEIGHTS, "18446744073709551615", "at most 100000000"],
+    ),
+    (
+        "a page of HTML in place of weights",
+        "v32-bf16",
+        |folder| write(folder, WEIGHTS, "<!DOCTYPE html><html>not found</html>"),
+        &[WEIGHTS, "claims a header"],
+    ),
+    (
+        "overlapping tensors",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                let offsets = file.header["lm_head.weight"]["data_offsets"].clone();
+                file.header["model.embed_tokens.weight"]["data_offsets"] = offsets;
+            });
+        },
+        &[
+            WEIGHTS,
+            "model.embed_tokens.weight",
+            "overlaps tensor \"lm_head.weight\"",
+        ],
+    ),
+    (
+        "a tensor beyond the data",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.header[GATE_PROJ]["data_offsets"] =
+                    json!([1_u64 << 40, (1_u64 << 40) + 10240]);
+            });
+        },
+        &[
+            WEIGHTS,
+            GATE_PROJ,
+            "ends at offset 1099511638016",
+            "is it cut off",
+        ],
+    ),
+    (
+        "a tensor that is shorter than its shape",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.header[GATE_PROJ]["shape"] = json!([80, 65])
+            })
+        },
+        &[
+            WEIGHTS,
+            GATE_PROJ,
+            "holds 10240 bytes",
+            "BF16 [80, 65] takes 10400",
+        ],
+    ),
+    (
+        "a shape that overflows",
+        "v32-bf16",
+        |folder| {
+            let vast = json!([u64::MAX, u64::MAX, 2]);
+            rewrite(folder, |file| file.header[GATE_PROJ]["shape"] = vast);
+        },
+        &[WEIGHTS, GATE_PROJ, "more than 2^64 bits"],
+    ),
+    (
+        "an unknown type",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.header[GATE_PROJ]["dtype"] = json!("BF17")
+            })
+        },
+        &[WEIGHTS, GATE_PROJ, "BF17"],
+    ),
+    (
+        "a type that weights cannot have",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.header[GATE_PROJ]["dtype"] = json!("I16")
+            })
+        },
+        &[
+            GATE_PROJ,
+            "is stored as I16, expected F32, F16, BF16 or F8_E4M3",
+        ],
+    ),
+    (
+        "a transposed matrix",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.header[GATE_PROJ]["shape"] = json!([64, 80])
+            })
+        },
+        &[GATE_PROJ, "has shape [64, 80], expected [80, 64]"],
+    ),
+    (
+        "missing, surplus and misshapen tensors at once",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.remove("model.norm.weight");
+                file.remove("model.layers.2.mlp.experts.7.up_proj.weight");
+                file.header[GATE_PROJ]["shape"] = json!([64, 80]);
+                file.add("model.layers.0.mlp.gate_proj.bias", "F32", &[2], &[0; 8]);
+                file.add(
+                    "model.layers.1.mlp.experts.8.up_proj.weight",
+                    "F32",
+                    &[1],
+                    &[0; 4],
+                );
+            });
+        },
+        &[
+            "5 problem(s)",
+            "missing tensor \"model.norm.weight\", expected with shape [64]",
+            "missing tensor \"model.layers.2.mlp.experts.7.up_proj.weight\"",
+            "has shape [64, 80]",
+            "surplus tensor \"model.layers.0.mlp.gate_proj.bias\", F32 [2]",
+            "surplus tensor \"model.layers.1.mlp.experts.8.up_proj.weight\"",
+        ],
+    ),
+    (
+        "half an MTP layer",
+        "v32-bf16",
+        |folder| rewrite(folder, |file| file.remove("model.layers.3.eh_proj.weight")),
+        &[
+            "1 problem(s)",
+            "missing tensor \"model.layers.3.eh_proj.weight\"",
+        ],
+    ),
+    (
+        "an MTP layer that the config does not know",
+        "v32-bf16",
+        |folder| configure(folder, json!({"num_nextn_predict_layers": 0})),
+        &["surplus tensor \"model.layers.3.eh_proj.weight\""],
+    ),
+    (
+        "the weights of a wider model",
+        "v32-bf16",
+        |folder| configure(folder, json!({"hidden_size": 128})),
+        &["expected [80, 128]", "more, ", "in all"],
+    ),
+    (
+        "the weights of a deeper model",
+        "v32-bf16",
+        |folder| configure(folder, json!({"num_hidden_layers": 5})),
+        &[
+            "surplus tensor \"model.layers.3.enorm.weight\"",
+            "missing tensor \"model.layers.4.",
+        ],
+    ),
+    (
+        "NaN in BF16",
+        "v32-bf16",
+        |folder| rewrite(folder, |file| file.poke(O_PROJ, 777, &[0xc0, 0x7f])),
+        &[O_PROJ, "holds NaN at element 777"],
+    ),
+    (
+        "infinity in a norm",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.poke("model.norm.weight", 63, &f32::NEG_INFINITY.to_le_bytes());
+            });
+        },
+        &["model.norm.weight", "holds -inf at element 63"],
+    ),
+    (
+        "NaN in FP8",
+        "v32-fp8",
+        |folder| rewrite(folder, |file| file.poke(O_PROJ, 24_575, &[0x7f])),
+        &[O_PROJ, "holds NaN at element 24575"],
+    ),
+    (
+        "the other NaN in FP8",
+        "v32-fp8",
+        |folder| rewrite(folder, |file| file.poke(O_PROJ, 0, &[0xff])),
+        &[O_PROJ, "holds NaN at element 0"],
+    ),
+    (
+        "NaN in a scale",
+        "v32-fp8",
+        |folder| {
+            rewrite(folder, |file| {
+                file.poke(&format!("{O_PROJ}_scale_inv"), 1, &f32::NAN.to_le_bytes());
+            });
+        },
+        &[O_PROJ, "_scale_inv", "holds NaN at element 1"],
+    ),
+    (
+        "FP8 without scales",
+        "v32-fp8",
+        |folder| rewrite(folder, |file| file.remove(&format!("{O_PROJ}_scale_inv"))),
+        &["missing tensor", O_PROJ, "_scale_inv", "[1, 2]", "is FP8"],
+    ),
+    (
+        "scales of another block size",
+        "v32-fp8",
+        |folder| {
+            rewrite(folder, |file| {
+                let name = format!("{O_PROJ}_scale_inv");
+                file.remove(&name);
+                file.add(&name, "F32", &[2, 3], &[0; 24]);
+            });
+        },
+        &[O_PROJ, "_scale_inv", "is F32 [2, 3], expected F32 [1, 2]"],
+    ),
+    (
+        "scales for a matrix that is not FP8",
+        "v32-bf16",
+        |folder| {
+            rewrite(folder, |file| {
+                file.add(&format!("{O_PROJ}_scale_inv"), "F32", &[1, 1], &[0; 4]);
+            });
+        },
+        &["surplus tensor", O_PROJ, "_scale_inv", "stored as BF16"],
+    ),
+    (
+        "an index without its shards",
+        "v32-bf16",
+        |folder| {
+            std::fs::rename(folder.join(WEIGHTS), folder.join("b.safetensors")).unwrap();
+            let map = json!({"lm_head.weight": "c.safetensors", "a": "a.safetensors", "b": "b.safetensors"});
+            write(folder, INDEX, json!({"weight_map": map}).to_string());
+        },
+        &[
+            INDEX,
+            "2 are not there: \"a.safetensors\", \"c.safetensors\"",
+        ],
+    ),
+    (
+        "an index that names what a shard lacks",
+        "v32-bf16",
+        |folder| {
+            std::fs::rename(folder.join(WEIGHTS), folder.join("b.safetensors")).unwrap();
+            let map = json!({"lm_head.weight": "b.safetensors", "nowhere": "b.safetensors"});
+            write(folder, INDEX, json!({"weight_map": map}).to_string());
+        },
+        &[INDEX, "\"nowhere\"", "b.safetensors"],
+    ),
+    (
+        "an index that leads out of its folder",
+        "v32-bf16",
+        |folder| {
+            std::fs::remove_file(folder.join(WEIGHTS)).unwrap();
+            let map = json!({"lm_head.weight": "../../model.safetensors"});
+            write(folder, INDEX, json!({"weight_map": map}).to_string());
+        },
+        &[INDEX, "../../model.safetensors"],
+    ),
+    (
+        "an unknown model",
+        "v32-bf16",
+        |folder| configure(folder, json!({"model_type": "deepseek_v9"})),
+        &["model_type", "deepseek_v9", "deepseek_v32", "kimi_k2"],
+    ),
+    (
+        "groups that do not divide the experts",
+        "v32-bf16",
+        |folder| configure(folder, json!({"n_group": 3})),
+        &["n_group", "is 3", "n_routed_experts 8"],
+    ),
+    (
+        "a size that is no number",
+        "v32-bf16",
+        |folder| configure(folder, json!({"kv_lora_rank": "thirty-two"})),
+        &["kv_lora_rank", "thirty-two"],
+    ),
+    (
+        "sizes beyond memory",
+        "v32-bf16",
+        |folder| {
+            configure(
+                folder,
+                json!({"vocab_size": i32::MAX, "hidden_size": 1 << 30}),
+            )
+        },
+        &["hidden_size", "2147483648"],
+    ),
+    (
+        "NaN in the config",
+        "v32-bf16",
+        |folder| {
+            let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+            write(folder, "config.json", text.replace("1e-06", "NaN"));
+        },
+        &["config.json", "rms_norm_eps", "NaN"],
+    ),
+    (
+        "ten megabytes of garbage for a config",
+        "v32-bf16",
+        |folder| {
+            let mut state = 1_u32;
+            let mut byte = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            let garbage: Vec<u8> = (0..10 << 20).map(|_| byte()).collect();
+            write(folder, "config.json", garbage);
+        },
+        &["config.json", "10485760 bytes"],
+    ),
+    (
+        "a config of brackets",
+        "v32-bf16",
+        |folder| write(folder, "config.json", "[".repeat(1 << 20)),
+        &["config.json", "recursion limit"],
+    ),
+    (
+        "a broken generation_config.json",
+        "v32-bf16",
+        |folder| {
+            write(
+                folder,
+                "generation_config.json",
+                "{\"eos_token_id\": [1, 128]}",
+            )
+        },
+        &["generation_config.json", "eos_token_id", "128"],
+    ),
+];
+
+#[test]
+fn every_hostile_checkpoint_gets_an_answer_that_names_the_thing() {
+    for (what, name, change, texts) in CASES {
+        let folder = copy_of(name);
+        change(folder.path());
+        let told = told(what, folder.path());
+        for text in *texts {
+            assert!(
+                told.contains(text),
+                "{what}: {told:?} ought to contain {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_folder_and_no_folder_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(told("an empty folder", folder.path()).contains("config.json"));
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains(WEIGHTS) && error.contains(INDEX), "{error}");
+    assert!(told("no folder", &folder.path().join("nowhere")).contains("nowhere"));
+}
+
+#[test]
+fn a_file_cut_anywhere_is_answered() {
+    let folder = copy_of("v32-bf16");
+    let bytes = std::fs::read(folder.path().join(WEIGHTS)).unwrap();
+    for n in (0..16).chain((16..bytes.len()).step_by(20_011)) {
+        write(folder.path(), WEIGHTS, &bytes[..n]);
+        let told = told("a cut file", folder.path());
+        assert!(told.contains(WEIGHTS), "{n}: {told}");
+    }
+}
+
+fn logits(folder: &Path) -> Vec<u32> {
+    let model = Arc::new(Model::open(folder, &Device::cpu()).unwrap());
+    let mut session = Session::new(model, SessionOptions::default()).unwrap();
+    let logits = session.advance(&[5, 99, 3, 127, 0, 41]).unwrap();
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn shards_give_the_logits_of_the_single_file() {
+    for name in ["v32-bf16", "v32-fp8"] {
+        let folder = copy_of(name);
+        let whole = logits(folder.path());
+        let file = File::read(folder.path());
+        std::fs::remove_file(folder.path().join(WEIGHTS)).unwrap();
+        let mut map = Map::new();
+        for shard in 0..3 {
+            // Scales and matrices, gates and experts land apart.
+            let in_shard = |name: &str| name.bytes().map(usize::from).sum::<usize>() % 3 == shard;
+            let part = file.part(in_shard);
+            let shard = format!("model-{shard}-of-3.safetensors");
+            part.write(&folder.path().join(&shard));
+            map.extend(part.header.keys().map(|name| (name.clone(), json!(shard))));
+        }
+        write(folder.path(), INDEX, json!({"weight_map": map}).to_string());
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.n_bytes(), file.data.len() as u64);
+        assert_eq!(logits(folder.path()), whole, "{name}");
+
+        // The order of tensors in a file does not matter either.
+        let mut turned = File {
+            header: Map::new(),
+            data: Vec::new(),
+        };
+        let names: Vec<_> = file
+            .header
+            .keys()
+            .filter(|name| *name != "__metadata__")
+            .collect();
+        for name in names.into_iter().rev() {
+            let part = file.part(|other| other == name);
+            let shape: Vec<usize> =
+                serde_json::from_value(part.header[name]["shape"].clone()).unwrap();
+            turned.add(
+                name,
+                part.header[name]["dtype"].as_str().unwrap(),
+                &shape,
+                &part.data,
+            );
+        }
+        turned.write(&folder.path().join(WEIGHTS));
+        assert_eq!(logits(folder.path()), whole, "{name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_without_its_mtp_layer_or_its_copies_gives_the_same_logits() {
+    let folder = copy_of("v32-bf16");
+    let whole = logits(folder.path());
+    let file = File::read(folder.path());
+    let copies = [
+        "model.layers.3.embed_tokens.weight",
+        "model.layers.3.shared_head.head.weight",
+    ];
+    file.part(|name| !copies.contains(&name))
+        .write(&folder.path().join(WEIGHTS));
+    assert_eq!(logits(folder.path()), whole);
+    assert!(
+        Model::open(folder.path(), &Device::cpu())
+            .unwrap()
+            .has_mtp()
+    );
+    let no_mtp = |name: &str| !name.starts_with("model.layers.3.");
+    file.part(no_mtp).write(&folder.path().join(WEIGHTS));
+    assert_eq!(logits(folder.path()), whole);
+    assert!(
+        !Model::open(folder.path(), &Device::cpu())
+            .unwrap()
+            .has_mtp()
+    );
+}
+
+#[test]
+fn prompts_that_cannot_be_fed_are_answered_before_anything_is_computed() {
+    let model = Arc::new(Model::open(&fixture("v32-bf16"), &Device::cpu()).unwrap());
+    let context = model.config().max_position_embeddings;
+    let mut session = Session::new(model, SessionOptions::default()).unwrap();
+    assert!(matches!(session.advance(&[]), Err(Error::EmptyPrompt)));
+    for id in [128, u32::MAX] {
+        let error = session.advance(&[1, 2, id]).unwrap_err();
+        assert!(matches!(error, Error::UnknownToken { id: found, vocab_size: 128 } if found == id));
+        assert!(error.to_string().contains(&id.to_string()));
+    }
+    // Computing these would take minutes.
+    let error = session.advance(&vec![1; context + 1]).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { position: 0, .. }));
+    assert!(
+        error.to_string().contains("163841 tokens do not fit"),
+        "{error}"
+    );
+    assert_eq!(session.position(), 0);
+    session.advance(&[1, 2]).unwrap();
+    let error = session.advance(&vec![1; context - 1]).unwrap_err();
+    assert!(
+        matches!(error, Error::ContextFull { position: 2, .. }),
+        "{error}"
+    );
+    assert_eq!(session.tokens(), [1, 2]);
+}
+
+proptest! {
+    #![proptest_config(Runs {
+        rng_seed: RngSeed::Fixed(32),
+        failure_persistence: None,
+        ..Runs::with_cases(128)
+    })]
+
+    /// Some bytes of the header changed at random: opened or refused, never a panic.
+    #[test]
+    fn damaged_headers_are_answered(
+        changes in prop::collection::vec((0_usize..16_000, prop_oneof![any::<u8>(), b'0'..=b'9']), 1..4),
+    ) {
+        let folder = copy_of("v32-bf16");
+        let mut bytes = std::fs::read(folder.path().join(WEIGHTS)).unwrap();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        write(folder.path(), WEIGHTS, bytes);
+        if let Err(error) = Model::open(folder.path(), &Device::cpu()) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}
