@@ -15,6 +15,7 @@ pub use load::{LoadOptions, LoadProgress};
 
 use crate::cache::{Cache, CacheFormat};
 use crate::config::Config;
+use crate::cpu;
 use crate::device::Device;
 use crate::ops::linear::linear;
 use crate::ops::norm::rms_norm;
@@ -135,7 +136,8 @@ impl Model {
     ) -> Result<Output> {
         self.check_ids(ids, cache.n_tokens())?;
         let before = cache.n_tokens();
-        let result = self.forward_checked(ids, cache, options, logit_rows, routing, trace);
+        let forward = || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
+        let result = if self.device.is_cpu() { cpu::run(forward) } else { forward() };
         match &result {
             Ok(_) => cache.advanced(ids.len()),
             Err(_) => cache.truncate(before),

@@ -74,12 +74,13 @@ pub(crate) fn prepare(x: Rows, dim: usize, format: KeyFormat) -> Rows {
 pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Selection> {
     match keys {
         KeyStore::Host(cache) => {
-            cpu::select(query.q.host(), query.w.host(), cache, query.position, k).map_err(nan)
+            let n_heads = query.w.width();
+            cpu::select(query.q.host(), query.w.host(), n_heads, cache, query.position, k)
+                .map_err(nan)
         }
         KeyStore::Pages { keys, .. } => {
             let n = query.q.n_rows();
             let mut indices = Vec::with_capacity(n * k);
-            let mut chosen_scores = Vec::with_capacity(n * k);
             for_row_chunks(query, keys, |first, scores, context| {
                 for (row, scores) in scores.chunks_exact(context).enumerate() {
                     let position = query.position + first + row;
@@ -87,13 +88,11 @@ pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Se
                     if visible.iter().any(|score| score.is_nan()) {
                         return Err(nan(position));
                     }
-                    let best = cpu::top_k(visible, k);
-                    chosen_scores.extend(best.iter().map(|&s| if s < 0 { 0.0 } else { visible[s as usize] }));
-                    indices.extend(best);
+                    indices.extend(cpu::top_k(visible, k));
                 }
                 Ok(())
             })?;
-            Ok(Selection { k, indices, scores: Some(chosen_scores) })
+            Ok(Selection { k, indices })
         }
     }
 }
@@ -109,7 +108,8 @@ pub(crate) fn scores(query: &IndexQuery, keys: &KeyStore, first: usize) -> Resul
     };
     match keys {
         KeyStore::Host(cache) => {
-            Ok(cpu::index_scores(query.q.host(), query.w.host(), cache, query.position))
+            let n_heads = query.w.width();
+            Ok(cpu::index_scores(query.q.host(), query.w.host(), n_heads, cache, query.position))
         }
         KeyStore::Pages { keys, .. } => {
             let mut all = Vec::new();

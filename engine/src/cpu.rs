@@ -1,0 +1,43 @@
+//! The native bodies of the CPU device, on slices.
+//!
+//! Each works in the order that makes a token's bits depend on that token alone: a sum runs in
+//! [`simd::LANES`] interleaved lanes, folded by one tree, whatever the register width, the batch,
+//! the chunk or the number of threads. So any split of a prompt, and any machine with fused
+//! multiply-add, gives the same bits. What the operations mean is in [`crate::ops`].
+
+mod attention;
+mod experts;
+pub mod fp8;
+mod index;
+mod jobs;
+mod latents;
+mod matrix;
+mod mha;
+mod rows;
+mod simd;
+mod top_k;
+
+pub use attention::{AttentionWeights, Heads, attend};
+pub use experts::{experts, mlp};
+pub use fp8::round_fp8;
+pub use index::{KeyCache, KeyFormat, index_scores, select};
+pub use jobs::linear;
+pub use latents::{LatentCache, LatentFormat};
+pub use matrix::{Dtype, Matrix};
+pub use mha::attend_mha;
+pub use rows::{hadamard, layer_norm, rms_norm, rope};
+pub use top_k::{Selection, top_k};
+
+use crate::ops::WORKSPACE_BYTES;
+
+/// Runs a forward pass among the workers, so that its many short parallel parts start without
+/// waking a thread from outside.
+pub fn run<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::join(work, || ()).0
+}
+
+/// Numbers of `f32` scratch that one worker may take, so that all together stay within
+/// [`WORKSPACE_BYTES`].
+fn workspace_per_worker() -> usize {
+    WORKSPACE_BYTES / 4 / rayon::current_num_threads().max(1)
+}
