@@ -10,6 +10,7 @@ use engine::generate::{Emitted, GenerateOptions, Generation, Stop, generate};
 use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{CacheFormat, Device, Error, Model, Session, SessionOptions};
 use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
 
 use crate::fixture;
 
@@ -30,7 +31,11 @@ fn ids(n: usize) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(Config {
+        rng_seed: RngSeed::Fixed(11),
+        failure_persistence: None,
+        ..Config::with_cases(24)
+    })]
 
     #[test]
     fn any_chunks_give_the_same_bits(
