@@ -1,1 +1,173 @@
-fn main(){ let _ = burn::tensor::Device::flex(); }
+//! `sparsight`, the command line of the engine. One file a subcommand, and what they share.
+//!
+//! Results go to stdout, progress, times and errors to stderr. This file reads the arguments and is
+//! the one place that turns what happened into an exit code: 0 success, 1 a check that failed, 2 bad
+//! input or a failure, 130 an interruption.
+
+mod bench;
+mod chat;
+mod devices;
+mod generate;
+mod inspect;
+mod interrupt;
+mod load;
+mod options;
+mod printer;
+mod prompt;
+mod record_file;
+mod run;
+mod terminal;
+mod trace;
+mod verify;
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// Version and commit, for `--version` and the headers of measurements.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("SPARSIGHT_COMMIT"),
+    ")"
+);
+
+/// Runs the DeepSeek-V3.2 family on your own machine and shows what the model looks at.
+#[derive(Parser)]
+#[command(name = "sparsight", version = VERSION, max_term_width = 100)]
+#[command(
+    after_help = "Results go to stdout, the rest to stderr. Exit codes: 0 success, 1 a check failed, \
+                  2 bad input or a failure, 130 interrupted. RUST_LOG=info shows more."
+)]
+struct Arguments {
+    /// Threads for the CPU's work [default: one for each core]
+    #[arg(long, global = true, value_name = "N", display_order = 900)]
+    threads: Option<NonZeroUsize>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt: text in, text out, or ids in, ids out
+    Generate(Box<generate::Arguments>),
+    /// Talk with the model in the terminal
+    Chat(Box<chat::Arguments>),
+    /// Show what a checkpoint, a trace, or a record of routes or masks holds
+    Inspect(inspect::Arguments),
+    /// List what can compute here
+    Devices(devices::Arguments),
+    /// Measure prefill and decode speed at several context depths, sparse and dense
+    Bench(Box<bench::Arguments>),
+    /// Continue a prompt and write what went on inside to a file
+    Trace(Box<trace::Arguments>),
+    /// Check the engine against the reference of one or more folders
+    Verify(verify::Arguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended that did not fail.
+enum Outcome {
+    Success,
+    CheckFailed,
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    // A driver may panic long after the call that was at fault; to a script that is a failure too.
+    let result = catch_unwind(AssertUnwindSafe(|| run(arguments)));
+    match result {
+        Ok(Ok(Outcome::Success)) => ExitCode::SUCCESS,
+        Ok(Ok(Outcome::CheckFailed)) => ExitCode::from(1),
+        Ok(Ok(Outcome::Interrupted)) => ExitCode::from(130),
+        // Whoever read our output has read enough.
+        Ok(Err(error)) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            terminal::note(format_args!("error: {}", terminal::message(&error)));
+            ExitCode::from(2)
+        }
+        Err(_) => {
+            terminal::note("error: the device or the engine failed, see the message above");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .build_global()
+            .context("--threads")?;
+    }
+    match arguments.command {
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Chat(arguments) => chat::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Outcome> {
+    // Into memory first: the generator panics when its reader goes away.
+    let mut script = Vec::new();
+    let mut command = Arguments::command();
+    clap_complete::generate(shell, &mut command, "sparsight", &mut script);
+    terminal::print(&String::from_utf8_lossy(&script))?;
+    Ok(Outcome::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    // clap checks this itself, but not in release builds, which are the only ones we make.
+    #[test]
+    fn no_two_options_of_a_command_share_a_name() {
+        let mut all = Arguments::command();
+        all.build();
+        for command in all.get_subcommands() {
+            let (mut ids, mut longs, mut shorts) =
+                (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                let name = command.get_name();
+                assert!(ids.insert(id.clone()), "{name}: {id}");
+                let long = argument.get_long();
+                assert!(long.is_none_or(|long| longs.insert(long)), "{name}: {id}");
+                let short = argument.get_short();
+                assert!(
+                    short.is_none_or(|short| shorts.insert(short)),
+                    "{name}: {id}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_and_option_has_a_help_text() {
+        let all = Arguments::command();
+        for command in all.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{}", argument.get_id());
+            }
+        }
+    }
+}

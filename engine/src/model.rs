@@ -136,7 +136,8 @@ impl Model {
     ) -> Result<Output> {
         self.check_ids(ids, cache.n_tokens())?;
         let before = cache.n_tokens();
-        let forward = || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
+        let mut forward =
+            || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
         let result = if self.device.is_cpu() { cpu::run(forward) } else { forward() };
         match &result {
             Ok(_) => cache.advanced(ids.len()),

@@ -1,0 +1,230 @@
+//! Options that several commands share, under one name and with one help text.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use engine::cpu::{KeyFormat, LatentFormat};
+use engine::model::{ForwardOptions, LoadOptions};
+use engine::sampler::SamplerOptions;
+use engine::session::DEFAULT_CHUNK_TOKENS;
+use engine::{CacheFormat, Config, SessionOptions};
+
+/// Every format of the latent cache under its name, exact first.
+pub const LATENT_FORMATS: &[(&str, LatentFormat)] = &[
+    ("f32", LatentFormat::F32),
+    ("bf16", LatentFormat::Bf16),
+    ("fp8", LatentFormat::Fp8),
+];
+
+/// Every format of the indexer's key cache under its name, exact first.
+pub const KEY_FORMATS: &[(&str, KeyFormat)] = &[("f32", KeyFormat::F32), ("fp8", KeyFormat::Fp8)];
+
+fn named<T: Copy + Send + Sync + 'static>(
+    table: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let names = table.iter().map(|(name, _)| *name);
+    PossibleValuesParser::new(names).map(move |found| {
+        let row = table.iter().find(|(name, _)| *name == found);
+        row.expect("clap lets only names of the table through").1
+    })
+}
+
+/// The name of a format in its table.
+pub fn name_of<T: PartialEq>(table: &[(&'static str, T)], format: T) -> &'static str {
+    let row = table.iter().find(|row| row.1 == format);
+    row.expect("the table has every format").0
+}
+
+/// What to load, and onto what.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Folder of the checkpoint: config.json, safetensors and, for text, tokenizer.json
+    #[arg(short, long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// What to compute on: an id or a part of a name from `sparsight devices` [default: the best]
+    #[arg(short, long, value_name = "NAME")]
+    pub device: Option<String>,
+
+    /// How latents are cached; f32 is exact
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = named(LATENT_FORMATS))]
+    latent_cache: LatentFormat,
+
+    /// How the indexer's keys are cached; f32 is exact
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = named(KEY_FORMATS))]
+    key_cache: KeyFormat,
+
+    /// Prompt tokens fed at a time
+    #[arg(long, value_name = "TOKENS", default_value_t = default_chunk())]
+    chunk: NonZeroUsize,
+
+    /// Do not look for NaN and infinity in the weights, which reads all of them once
+    #[arg(long)]
+    no_check: bool,
+}
+
+impl ModelArgs {
+    /// How to load.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            check_values: !self.no_check,
+        }
+    }
+
+    /// How a session of it works.
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            cache_format: CacheFormat {
+                latent: self.latent_cache,
+                keys: self.key_cache,
+            },
+            chunk_tokens: self.chunk.get(),
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Take the best token each time, as with --temperature 0
+    #[arg(long, conflicts_with = "temperature")]
+    greedy: bool,
+
+    /// Divides the scores: less is more sober
+    #[arg(long, value_name = "T", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().temperature)]
+    temperature: f64,
+
+    /// Draw among the fewest best tokens that have this probability together
+    #[arg(long, value_name = "P", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().top_p)]
+    top_p: f64,
+
+    /// Draw among this many best tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = SamplerOptions::default().top_k)]
+    top_k: usize,
+
+    /// Draw among tokens with at least this share of the best one's probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().min_p)]
+    min_p: f64,
+
+    /// Divides the scores of tokens seen before, prompt included; 1 is neutral
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().repetition_penalty)]
+    repetition_penalty: f64,
+
+    /// Taken off the score of a generated token
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().presence_penalty)]
+    presence_penalty: f64,
+
+    /// Taken off the score of a generated token once for each time it came
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
+          default_value_t = SamplerOptions::default().frequency_penalty)]
+    frequency_penalty: f64,
+
+    /// Chooses the random stream. Fixed, so that a command gives the same text each time
+    #[arg(long, value_name = "N", default_value_t = SamplerOptions::default().seed)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// The engine's options, checked.
+    ///
+    /// # Errors
+    /// The first option outside its range.
+    pub fn options(&self) -> engine::Result<SamplerOptions> {
+        let options = SamplerOptions {
+            temperature: if self.greedy { 0.0 } else { self.temperature },
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed,
+            ..SamplerOptions::default()
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+/// What ends a text.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Stopping")]
+pub struct StopArgs {
+    /// End at this text, which is not shown; may be given several times
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// End at this token id too; may be given several times
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
+
+    /// Go on where the model ends its text
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl StopArgs {
+    /// Ids that end a text, of a model that ends its own with `eos`.
+    pub fn ids(&self, eos: &[u32]) -> Vec<u32> {
+        let eos = if self.ignore_eos { &[] } else { eos };
+        eos.iter().chain(&self.stop_id).copied().collect()
+    }
+}
+
+/// What attention may read.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Attention")]
+pub struct AttentionArgs {
+    /// Positions that a token may read, instead of the checkpoint's own number
+    #[arg(long, value_name = "N", conflicts_with = "dense")]
+    index_topk: Option<NonZeroUsize>,
+
+    /// Read every position, as if there were no selection
+    #[arg(long)]
+    dense: bool,
+
+    /// Use the expanded (MHA) form of attention for prompts: bits then depend on --chunk
+    #[arg(long)]
+    mha_prefill: bool,
+}
+
+impl AttentionArgs {
+    /// The engine's options.
+    ///
+    /// # Errors
+    /// A selection asked of a model that makes none.
+    pub fn options(&self, config: &Config) -> anyhow::Result<ForwardOptions> {
+        Ok(ForwardOptions {
+            index_topk: index_topk(self.index_topk, config)?,
+            dense: self.dense,
+            mha_prefill: self.mha_prefill,
+        })
+    }
+}
+
+/// `--index-topk` for a model of this config, refused before the model is loaded.
+///
+/// # Errors
+/// The model has no indexer.
+pub fn index_topk(k: Option<NonZeroUsize>, config: &Config) -> anyhow::Result<Option<usize>> {
+    ensure!(
+        k.is_none() || config.indexer.is_some(),
+        "--index-topk: the model has no indexer, so it reads every position"
+    );
+    Ok(k.map(NonZeroUsize::get))
+}
+
+/// `--chunk` unless given.
+pub fn default_chunk() -> NonZeroUsize {
+    NonZeroUsize::new(DEFAULT_CHUNK_TOKENS).expect("the engine's default holds a token")
+}

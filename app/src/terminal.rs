@@ -1,0 +1,224 @@
+//! Both ends of the terminal: results to stdout, all else to stderr, and how numbers read.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Writes to stdout at once.
+///
+/// # Errors
+/// Whatever the system says; [`is_broken_pipe`] tells the harmless one.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Writes a line to stdout at once.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_line(text: impl Display) -> io::Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Writes a line to stderr. Where nobody can read it, it is lost.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Writes to stderr at once, as text that goes on. Where nobody can read it, it is lost.
+pub fn note_part(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush());
+}
+
+/// Faint on a terminal, unless `NO_COLOR` is set.
+pub fn faint(text: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain || !io::stderr().is_terminal() {
+        return text.to_owned();
+    }
+    format!("\x1b[2m{text}\x1b[0m")
+}
+
+/// A model's text as it may go to a terminal: without the control characters that could move the
+/// cursor, change the title or type for the user. Pipes get it untouched.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() {
+        without_controls(text)
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+fn without_controls(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(harmful) {
+        Cow::Owned(text.replace(harmful, "\u{FFFD}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Whether the reader of our output went away, as `head` does.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// An error and its causes in one line. A cause that the message before it already tells is left out.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// A progress bar on stderr, hidden where that is no terminal.
+pub fn bar(length: u64, template: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+    bar.set_style(style(template));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// A bar's look.
+pub fn style(template: &'static str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("templates are constants of this program")
+        .progress_chars("=> ")
+}
+
+/// Rows as columns of equal width, two spaces between them. A column of numbers, whatever stands in
+/// its first row, is set to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let columns: Vec<(usize, bool)> = (0..n_columns)
+        .map(|column| {
+            let cells = || rows.iter().filter_map(move |row| row.get(column));
+            let width = cells().map(|cell| cell.chars().count()).max();
+            let is_number = |cell: &String| {
+                let first = cell.chars().next();
+                first.is_none_or(|c| c.is_ascii_digit()) || cell == "-"
+            };
+            let is_numeric = rows.len() > 1 && cells().skip(1).all(is_number);
+            (width.unwrap_or(0), is_numeric)
+        })
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&columns)
+            .map(|(cell, &(width, is_numeric))| {
+                if is_numeric {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes for people: `1.50 GiB`.
+pub fn bytes(n: u64) -> String {
+    scaled(n, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+/// Counts for people: `671.03 B`.
+pub fn count(n: u64) -> String {
+    scaled(n, 1000.0, &["", "K", "M", "B", "T"])
+}
+
+fn scaled(n: u64, step: f64, units: &[&str]) -> String {
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let text = if unit == 0 {
+        format!("{n} {}", units[0])
+    } else {
+        format!("{value:.2} {}", units[unit])
+    };
+    text.trim_end().to_owned()
+}
+
+/// Seconds for people.
+pub fn seconds(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_are_replaced_and_text_is_not() {
+        assert_eq!(
+            without_controls("a\x1b[2Jb\u{9b}c\r"),
+            "a\u{FFFD}[2Jb\u{FFFD}c\u{FFFD}"
+        );
+        assert!(matches!(
+            without_controls("日本\té\n"),
+            Cow::Borrowed("日本\té\n")
+        ));
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let io = io::Error::new(io::ErrorKind::NotFound, "gone");
+        let engine = engine::Error::io("/model/config.json", io);
+        let error = anyhow::Error::from(engine).context("--model");
+        assert_eq!(message(&error), "--model: /model/config.json: gone");
+    }
+
+    #[test]
+    fn numbers_read_as_people_read_them() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(u64::MAX), "16777216.00 TiB");
+        assert_eq!(seconds(Duration::from_micros(999_900)), "999 ms");
+        assert_eq!(seconds(Duration::from_millis(61_250)), "61.2 s");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(671_026_419_200), "671.03 B");
+    }
+
+    #[test]
+    fn a_table_sets_numbers_right_and_words_left() {
+        let cells = [
+            ["part", "bytes", "note"],
+            ["experts", "7", ""],
+            ["all", "-", "few left"],
+        ];
+        let rows = cells.map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(
+            table(&rows),
+            "part     bytes  note\nexperts      7\nall          -  few left\n"
+        );
+        assert_eq!(table(&[]), "");
+    }
+}

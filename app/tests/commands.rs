@@ -1,0 +1,575 @@
+//! The command line as a user meets it: results on stdout, the rest on stderr, exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+fn fixture(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name);
+    path.to_str().unwrap().to_owned()
+}
+
+fn sparsight(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sparsight"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// As [`sparsight`], with something on stdin.
+fn sparsight_with_stdin(arguments: &[&str], stdin: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sparsight"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// A fixture with a tokenizer: one token a character, and the marks of messages as the last ids.
+fn with_tokenizer(folder: &Path) {
+    const MARKS: [&str; 6] = [
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        "<｜User｜>",
+        "<｜Assistant｜>",
+        "<think>",
+        "</think>",
+    ];
+    let from = PathBuf::from(fixture("v32-bf16"));
+    std::fs::copy(
+        from.join("model.safetensors"),
+        folder.join("model.safetensors"),
+    )
+    .unwrap();
+    let config = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    let vocab_size = config["vocab_size"].as_u64().unwrap() as usize;
+    let n_characters = vocab_size - MARKS.len();
+    config["bos_token_id"] = json!(n_characters);
+    config["eos_token_id"] = json!(n_characters + 1);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+
+    // The byte-level alphabet writes a newline, a space and the printable bytes so.
+    let characters = ['Ċ', 'Ġ']
+        .into_iter()
+        .chain('!'..='~')
+        .chain('¡'..='¬')
+        .chain('®'..);
+    let vocab: serde_json::Map<_, _> = characters
+        .take(n_characters)
+        .enumerate()
+        .map(|(id, character)| (character.to_string(), json!(id)))
+        .collect();
+    let added: Vec<Value> = MARKS
+        .iter()
+        .enumerate()
+        .map(|(i, mark)| {
+            json!({
+                "id": n_characters + i, "content": mark, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": i < 2,
+            })
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": vocab, "merges": [],
+        },
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+/// Numbers in a text, in order.
+fn numbers(text: &str) -> Vec<u32> {
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+#[test]
+fn greedy_ids_are_equal_on_the_cpu_on_software_vulkan_and_on_the_reference() {
+    let run = |device: &str| {
+        let model = fixture("v32-bf16");
+        let arguments = [
+            "generate",
+            "--model",
+            &model,
+            "--ids",
+            "5,9,3",
+            "--max-tokens",
+            "16",
+            "--greedy",
+        ];
+        numbers(&stdout(&sparsight(
+            &[arguments.as_slice(), &["--device", device]].concat(),
+        )))
+    };
+    let cpu = run("cpu");
+    assert_eq!(cpu.len(), 16);
+    assert_eq!(run("portable-f64"), cpu);
+    assert_eq!(
+        run("llvmpipe"),
+        cpu,
+        "software Vulkan, which `make test` installs"
+    );
+}
+
+#[test]
+fn verify_exits_0_on_every_fixture_and_1_on_a_damaged_oracle() {
+    let folder = fixture("v3-mtp");
+    assert!(
+        sparsight(&["verify", "--device", "cpu", &folder])
+            .status
+            .success()
+    );
+
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    // The last tensor bytes of the file: some float is no longer the oracle's.
+    let oracle = copy.path().join("oracle.safetensors");
+    let mut bytes = std::fs::read(&oracle).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+    let end = bytes.len();
+    for byte in &mut bytes[header + (end - header) / 2..] {
+        *byte ^= 0x55;
+    }
+    std::fs::write(&oracle, bytes).unwrap();
+    let output = sparsight(&["verify", "--device", "cpu", copy.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn bad_input_is_one_error_on_stderr_and_code_2() {
+    let model = fixture("v32-bf16");
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["generate", "--model", "/nonexistent", "--ids", "1"],
+            "/nonexistent",
+        ),
+        (&["generate", "--model", &model, "--ids", "1,999"], "999"),
+        (&["generate", "--model", &model, "--ids", ""], "ids"),
+        (&["generate", "--model", &model, "a text"], "tokenizer"),
+        (
+            &[
+                "generate", "--model", &model, "--ids", "1", "--device", "nosuch",
+            ],
+            "nosuch",
+        ),
+        (
+            &["generate", "--model", &model, "--ids", "1", "--top-p", "7"],
+            "top_p",
+        ),
+        (&["verify", "/nonexistent"], "/nonexistent"),
+        (&["inspect", "/nonexistent"], "/nonexistent"),
+        (&["nosuchcommand"], "nosuchcommand"),
+    ];
+    for (arguments, word) in cases {
+        let output = sparsight(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).replace('-', "_");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
+        assert!(said.contains("error"), "{arguments:?}: {said}");
+        assert!(
+            said.contains(&word.replace('-', "_")),
+            "{arguments:?} does not name {word:?}: {said}"
+        );
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn every_command_that_offers_json_gives_json() {
+    let model = fixture("v32-fp8");
+    let cases: &[&[&str]] = &[
+        &["devices", "--json"],
+        &["inspect", &model, "--json"],
+        &["verify", &model, "--device", "cpu", "--json"],
+        &[
+            "generate",
+            "--model",
+            &model,
+            "--ids",
+            "5,9,3",
+            "--max-tokens",
+            "4",
+            "--greedy",
+            "--json",
+        ],
+        &[
+            "bench",
+            "--model",
+            &model,
+            "--device",
+            "cpu",
+            "--prompt",
+            "8",
+            "--generate",
+            "4",
+            "--depths",
+            "0,16",
+            "--repeat",
+            "1",
+            "--json",
+        ],
+    ];
+    for arguments in cases {
+        let text = stdout(&sparsight(arguments));
+        for line in text.lines().filter(|_| arguments[0] == "generate") {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        if arguments[0] != "generate" {
+            serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_written_trace_holds_what_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.safetensors");
+    let model = fixture("v32-f32");
+    let ids: Vec<String> = (2..42).map(|id| id.to_string()).collect();
+    stdout(&sparsight(&[
+        "trace",
+        "--model",
+        &model,
+        "--ids",
+        &ids.join(","),
+        "--max-tokens",
+        "3",
+        "--greedy",
+        "--device",
+        "cpu",
+        "--stages",
+        "selected_positions,experts",
+        "--layers",
+        "1",
+        "--out",
+        file.to_str().unwrap(),
+    ]));
+    let frames = engine::trace_file::load(&file).unwrap();
+    assert!(frames.len() >= 3);
+    for frame in &frames {
+        assert_eq!(frame.values.len(), 2);
+        assert_eq!(
+            frame
+                .get(1, engine::trace::Stage::SelectedPositions)
+                .unwrap()
+                .shape(),
+            [1, 16]
+        );
+    }
+    stdout(&sparsight(&["inspect", file.to_str().unwrap()]));
+}
+
+#[test]
+fn recorded_routes_replay_to_the_same_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("routes.safetensors");
+    let model = fixture("v3-mtp");
+    let common = [
+        "generate",
+        "--model",
+        &model,
+        "--ids",
+        "5,9,3",
+        "--max-tokens",
+        "8",
+        "--device",
+        "cpu",
+        "--seed",
+        "4",
+    ];
+    let run =
+        |extra: [&str; 2]| numbers(&stdout(&sparsight(&[common.as_slice(), &extra].concat())));
+    let first = run(["--record-routes", file.to_str().unwrap()]);
+    assert_eq!(run(["--replay-routes", file.to_str().unwrap()]), first);
+}
+
+#[test]
+fn completions_and_help_are_there() {
+    assert!(stdout(&sparsight(&["completions", "bash"])).contains("sparsight"));
+    let help = stdout(&sparsight(&["--help"]));
+    for command in [
+        "generate", "chat", "inspect", "devices", "bench", "trace", "verify",
+    ] {
+        assert!(help.contains(command), "{help}");
+    }
+}
+
+#[test]
+fn ids_from_stdin_are_ids() {
+    let model = fixture("v32-f32");
+    let common = [
+        "generate", "--model", &model, "-n", "4", "--greedy", "--device", "cpu", "--ids",
+    ];
+    let given = sparsight(&[common.as_slice(), &["5,9,3"]].concat());
+    let piped = sparsight_with_stdin(&[common.as_slice(), &["-"]].concat(), b"5 9\n3\n");
+    assert_eq!(numbers(&stdout(&given)).len(), 4);
+    assert_eq!(stdout(&piped), stdout(&given));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let model = fixture("v32-f32");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sparsight"))
+        .args([
+            "generate",
+            "--model",
+            &model,
+            "--ids",
+            "5",
+            "--device",
+            "cpu",
+            "--ignore-eos",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 8];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        !String::from_utf8_lossy(&output.stderr).contains("error"),
+        "{output:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_was_printed_and_recorded_and_gives_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes.safetensors");
+    let model = fixture("v32-f32");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sparsight"))
+        .args([
+            "generate",
+            "--model",
+            &model,
+            "--ids",
+            "5",
+            "--device",
+            "cpu",
+            "--ignore-eos",
+        ])
+        .args(["--record-routes", routes.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 8];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    let kill = format!("kill -INT {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(rest.ends_with('\n'));
+    assert!(
+        !engine::replay::RouteTrace::load(&routes)
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn text_goes_in_and_out_with_a_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    with_tokenizer(folder.path());
+    let model = folder.path().to_str().unwrap();
+    let common = [
+        "generate",
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "-n",
+        "12",
+        "--ignore-eos",
+    ];
+    let run = |extra: &[&str]| stdout(&sparsight(&[common.as_slice(), extra].concat()));
+    let text = run(&["Hello"]);
+    assert!(text.chars().count() > 1, "{text:?}");
+    let piped = sparsight_with_stdin(&[common.as_slice(), &["-"]].concat(), b"Hello\n");
+    assert_eq!(stdout(&piped), text);
+    // BOS is there unless it is left out, and is not put there twice.
+    assert_eq!(run(&["<｜begin▁of▁sentence｜>Hello"]), text);
+    assert_ne!(run(&["Hello", "--no-bos"]), text);
+    // A stop string is not shown, nor what comes after.
+    let stop = text.chars().nth(1).unwrap().to_string();
+    let stopped = run(&["Hello", "--stop", &stop]);
+    assert_eq!(
+        stopped.trim_end_matches('\n'),
+        text.split(&stop).next().unwrap().trim_end_matches('\n')
+    );
+
+    // Messages: the same conversation in two ways.
+    let asked = run(&["--system", "S", "--think", "Hi"]);
+    let messages = json!([{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}]);
+    let file = folder.path().join("messages.json");
+    std::fs::write(&file, messages.to_string()).unwrap();
+    assert_eq!(
+        run(&["--think", "--messages", file.to_str().unwrap()]),
+        asked
+    );
+    let json = run(&[
+        "--system",
+        "S",
+        "--think",
+        "Hi",
+        "--json",
+        "--logprobs",
+        "3",
+    ]);
+    let lines: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 14);
+    assert_eq!(lines[1]["top"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        lines[13]["text"].as_str().unwrap().trim_end(),
+        asked.trim_end()
+    );
+    assert!(lines[13]["reasoning"].is_string());
+    let output = sparsight(&[common.as_slice(), &["--reasoning", "1+1"]].concat());
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("boxed answer"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn bad_text_is_an_error_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    with_tokenizer(folder.path());
+    // Without weights: whoever gets as far as loading them fails with another message.
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let huge = vec![b'a'; 10_000_000];
+    let cases: [(&[&str], &[u8], &str); 9] = [
+        (&["-"], b"", "empty"),
+        (&["-"], b"\n", "empty"),
+        (&[""], b"", "empty"),
+        (&["-"], b"abc\xff", "byte 3"),
+        (&["-"], &huge, "10000001 tokens do not fit"),
+        (&[], b"", "no prompt"),
+        (&["--messages", "-"], b"[{\"role\": \"nobody\"}]", "nobody"),
+        (&["--messages", "/nonexistent"], b"", "/nonexistent"),
+        (
+            &["x", "--record-routes", "/nonexistent/routes"],
+            b"",
+            "/nonexistent/routes",
+        ),
+    ];
+    for (arguments, stdin, word) in cases {
+        let arguments = [["generate", "--model", model].as_slice(), arguments].concat();
+        let output = sparsight_with_stdin(&arguments, stdin);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(word), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_chat_obeys_its_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    with_tokenizer(folder.path());
+    let model = folder.path().to_str().unwrap();
+    let saved = folder.path().join("saved.json");
+    let common = ["chat", "--model", model, "--device", "cpu", "-n", "6"];
+    let chat = |script: &str| {
+        let script = script.replace("FILE", saved.to_str().unwrap());
+        sparsight_with_stdin(&common, script.as_bytes())
+    };
+    let read =
+        || -> Value { serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap() };
+
+    let output = chat(
+        "/system Be short.\nHi\n/think on\nAgain\n/regen\n/undo\n/set temperature 0.5\n/topk 4\n/dense on\n\
+         /dense off\n/stats\n/help\n/save FILE\n/quit\nnever read\n",
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("took back: Again"), "{said}");
+    assert!(
+        said.contains("tokens of the prompt were known from before"),
+        "{said}"
+    );
+    assert!(said.contains("/regen"), "{said}");
+    let roles: Vec<_> = read()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["role"].clone())
+        .collect();
+    assert_eq!(roles, ["system", "user", "assistant"]);
+    let first = read();
+
+    // What was saved goes on; nobody's file is overwritten.
+    let output = chat("/load FILE\n/clear\n/save FILE\n");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(read(), first);
+
+    for (script, word) in [
+        ("/nosuch\n", "/nosuch"),
+        ("/set top-p 7\n", "top_p"),
+        ("/set nosuch 7\n", "nosuch"),
+        ("/topk 0\n", "at least 1"),
+        ("/think maybe\n", "maybe"),
+        ("/regen\n", "no message"),
+        ("/quit now\n", "now"),
+    ] {
+        let output = chat(script);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{script}: {said}");
+        assert!(said.contains(word), "{script}: {said}");
+    }
+}
