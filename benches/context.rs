@@ -34,21 +34,32 @@ const TOKENS: usize = 33;
 
 fn main() {
     let asked = std::env::args().find_map(|argument| {
-        argument.split(',').map(|depth| depth.parse().ok()).collect::<Option<Vec<usize>>>()
+        argument
+            .split(',')
+            .map(|depth| depth.parse().ok())
+            .collect::<Option<Vec<usize>>>()
     });
     let depths = asked.unwrap_or_else(|| DEPTHS.to_vec());
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     write(folder.path(), CONFIG, Store::Bf16);
     let model = Model::open(folder.path(), &Device::cpu()).expect("the model was just written");
-    let mut session = Session::new(Arc::new(model), SessionOptions::default()).expect("default options");
+    let mut session =
+        Session::new(Arc::new(model), SessionOptions::default()).expect("default options");
 
-    println!("index_topk 256, 3 layers, {} threads; median of {TOKENS} tokens", threads());
-    println!("| context | sparse ms/token | dense ms/token | prefill tokens/s to here | cache MiB |");
+    println!(
+        "index_topk 256, 3 layers, {} threads; median of {TOKENS} tokens",
+        threads()
+    );
+    println!(
+        "| context | sparse ms/token | dense ms/token | prefill tokens/s to here | cache MiB |"
+    );
     println!("|---|---|---|---|---|");
     for depth in depths {
         let start = Instant::now();
         let from = session.position();
-        let prompt: Vec<u32> = (from..depth).map(|position| (position * 31 % 1000) as u32).collect();
+        let prompt: Vec<u32> = (from..depth)
+            .map(|position| (position * 31 % 1000) as u32)
+            .collect();
         session.advance(&prompt).expect("the context holds it");
         let prefill = prompt.len() as f64 / start.elapsed().as_secs_f64();
         let sparse = decode(&mut session, depth, false);
@@ -64,7 +75,12 @@ fn threads() -> usize {
 
 /// Median milliseconds of a token at `depth`.
 fn decode(session: &mut Session, depth: usize, dense: bool) -> f64 {
-    session.set_forward(ForwardOptions { dense, ..ForwardOptions::default() }).expect("a valid setting");
+    session
+        .set_forward(ForwardOptions {
+            dense,
+            ..ForwardOptions::default()
+        })
+        .expect("a valid setting");
     let mut times: Vec<Duration> = (0..TOKENS)
         .map(|i| {
             let start = Instant::now();

@@ -11,20 +11,36 @@ use engine::cpu::{
 use std::hint::black_box;
 
 fn numbers(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5).collect()
+    (0..n)
+        .map(|i| ((i * 7919) % 1000) as f32 / 1000.0 - 0.5)
+        .collect()
 }
 
 fn linears(criterion: &mut Criterion) {
     let (rows, cols) = (2048, 1024);
     let floats = numbers(rows * cols);
-    let halves: Vec<u8> =
-        floats.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect();
+    let halves: Vec<u8> = floats
+        .iter()
+        .flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())
+        .collect();
     let codes: Vec<u8> = (0..rows * cols).map(|i| (i % 0x70) as u8).collect();
     let scales = vec![1.0; rows.div_ceil(128) * cols.div_ceil(128)];
     let matrices = [
-        ("f32", Matrix::new(bytemuck::cast_slice(&floats), Dtype::F32, rows, cols, None), 4),
-        ("bf16", Matrix::new(&halves, Dtype::BF16, rows, cols, None), 2),
-        ("fp8", Matrix::new(&codes, Dtype::F8E4M3, rows, cols, Some(&scales)), 1),
+        (
+            "f32",
+            Matrix::new(bytemuck::cast_slice(&floats), Dtype::F32, rows, cols, None),
+            4,
+        ),
+        (
+            "bf16",
+            Matrix::new(&halves, Dtype::BF16, rows, cols, None),
+            2,
+        ),
+        (
+            "fp8",
+            Matrix::new(&codes, Dtype::F8E4M3, rows, cols, Some(&scales)),
+            1,
+        ),
     ];
     let mut group = criterion.benchmark_group("linear 2048x1024");
     for (name, matrix, bytes) in matrices {
@@ -49,9 +65,14 @@ fn indexer(criterion: &mut Criterion) {
             cache.push(&numbers(context * dim));
             let (q, w) = (numbers(n_heads * dim), numbers(n_heads));
             group.throughput(Throughput::Bytes(cache.bytes() as u64));
-            group.bench_function(BenchmarkId::new(format!("{format:?}"), context), |bencher| {
-                bencher.iter(|| run(|| select(black_box(&q), &w, n_heads, &cache, context - 1, k)));
-            });
+            group.bench_function(
+                BenchmarkId::new(format!("{format:?}"), context),
+                |bencher| {
+                    bencher.iter(|| {
+                        run(|| select(black_box(&q), &w, n_heads, &cache, context - 1, k))
+                    });
+                },
+            );
         }
     }
     group.finish();
@@ -66,11 +87,24 @@ fn indexer(criterion: &mut Criterion) {
 }
 
 fn attention(criterion: &mut Criterion) {
-    let heads = Heads { n_heads: 128, dn: 128, dr: 64, dv: 128, rank: 512, scale: 0.135 };
+    let heads = Heads {
+        n_heads: 128,
+        dn: 128,
+        dr: 64,
+        dv: 128,
+        rank: 512,
+        scale: 0.135,
+    };
     let (k, n_heads, dim) = (2048, 4, 64);
     let rows = heads.n_heads * (heads.dn + heads.dv);
     let weights = numbers(rows * heads.rank);
-    let w_kvb = Matrix::new(bytemuck::cast_slice(&weights), Dtype::F32, rows, heads.rank, None);
+    let w_kvb = Matrix::new(
+        bytemuck::cast_slice(&weights),
+        Dtype::F32,
+        rows,
+        heads.rank,
+        None,
+    );
     let q = numbers(heads.n_heads * (heads.dn + heads.dr));
     let mut group = criterion.benchmark_group("attend 128 heads to 2048 of 8192");
     group.sample_size(10);
@@ -79,14 +113,30 @@ fn attention(criterion: &mut Criterion) {
         cache.push(&numbers(8192 * heads.rank), &numbers(8192 * heads.dr));
         let mut keys = KeyCache::new(dim, KeyFormat::F32);
         keys.push(&numbers(8192 * dim));
-        let selection = select(&numbers(n_heads * dim), &numbers(n_heads), n_heads, &keys, 8191, k)
-            .expect("the numbers are finite");
+        let selection = select(
+            &numbers(n_heads * dim),
+            &numbers(n_heads),
+            n_heads,
+            &keys,
+            8191,
+            k,
+        )
+        .expect("the numbers are finite");
         let mut out = vec![0.0; heads.n_heads * heads.dv];
         group.throughput(Throughput::Bytes((cache.bytes() / 4) as u64));
         group.bench_function(format!("{format:?}"), |bencher| {
             bencher.iter(|| {
                 run(|| {
-                    attend(heads, black_box(&q), w_kvb, &cache, 8191, Some(&selection), &mut out, None);
+                    attend(
+                        heads,
+                        black_box(&q),
+                        w_kvb,
+                        &cache,
+                        8191,
+                        Some(&selection),
+                        &mut out,
+                        None,
+                    );
                 });
             });
         });

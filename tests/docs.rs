@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "benches/README.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "benches/README.md",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -19,14 +24,21 @@ fn code_words(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn every_path_named_in_a_document_exists() {
-    let folders = ["engine/", "app/", "tests/", "benches/", "models/", "shaders/", ".ci/"];
+    let folders = [
+        "engine/", "app/", "tests/", "benches/", "models/", "shaders/", ".ci/",
+    ];
     let mut checked = 0;
     for document in DOCUMENTS {
         for word in code_words(&read(document)) {
             let is_path = folders.iter().any(|folder| word.starts_with(folder))
-                && word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+                && word
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
             if is_path {
-                assert!(root().join(word).exists(), "{document} names `{word}`, which is not there");
+                assert!(
+                    root().join(word).exists(),
+                    "{document} names `{word}`, which is not there"
+                );
                 checked += 1;
             }
         }
@@ -41,7 +53,10 @@ fn every_make_target_named_in_a_document_exists() {
         for word in code_words(&read(document)) {
             if let Some(target) = word.strip_prefix("make ") {
                 let rule = format!("\n{target}:");
-                assert!(makefile.contains(&rule), "{document} names `{word}`, the Makefile has no such target");
+                assert!(
+                    makefile.contains(&rule),
+                    "{document} names `{word}`, the Makefile has no such target"
+                );
             }
         }
     }
@@ -55,7 +70,11 @@ fn one_wgpu_and_one_naga_are_in_the_graph() {
     let lock = read("Cargo.lock");
     for name in ["wgpu", "naga"] {
         let entry = format!("name = \"{name}\"\n");
-        assert_eq!(lock.matches(&entry).count(), 1, "{name} is in Cargo.lock once");
+        assert_eq!(
+            lock.matches(&entry).count(),
+            1,
+            "{name} is in Cargo.lock once"
+        );
     }
 }
 
@@ -76,5 +95,8 @@ fn engine_modules_say_what_they_do() {
     let mut silent = Vec::new();
     walk(&root().join("engine/src"), &mut silent);
     walk(&root().join("app/src"), &mut silent);
-    assert!(silent.is_empty(), "these open without saying what they do: {silent:?}");
+    assert!(
+        silent.is_empty(),
+        "these open without saying what they do: {silent:?}"
+    );
 }

@@ -21,9 +21,16 @@ fn check(device: &Device, chunk: usize, forward: &ForwardOptions) {
 }
 
 fn assert_ok(report: &Report) {
-    assert!(!report.stages.is_empty(), "{}: nothing was compared", report.folder);
+    assert!(
+        !report.stages.is_empty(),
+        "{}: nothing was compared",
+        report.folder
+    );
     if let Some(stage) = report.first_off() {
-        panic!("{} on {}: first stage off is {stage:#?}", report.folder, report.device);
+        panic!(
+            "{} on {}: first stage off is {stage:#?}",
+            report.folder, report.device
+        );
     }
 }
 
@@ -36,26 +43,53 @@ fn the_cpu_gives_what_the_oracle_gives() {
 
 #[test]
 fn the_cpu_gives_it_in_the_expanded_form_too() {
-    check(&Device::cpu(), 4096, &ForwardOptions { mha_prefill: true, ..ForwardOptions::default() });
+    check(
+        &Device::cpu(),
+        4096,
+        &ForwardOptions {
+            mha_prefill: true,
+            ..ForwardOptions::default()
+        },
+    );
 }
 
 #[test]
 fn the_portable_bodies_give_what_the_oracle_gives() {
     for name in ["portable", "portable-f64"] {
-        check(&Device::open(Some(name)).unwrap(), 4096, &ForwardOptions::default());
+        check(
+            &Device::open(Some(name)).unwrap(),
+            4096,
+            &ForwardOptions::default(),
+        );
     }
     let portable = Device::open(Some("portable")).unwrap();
-    check(&portable, 7, &ForwardOptions { mha_prefill: true, ..ForwardOptions::default() });
+    check(
+        &portable,
+        7,
+        &ForwardOptions {
+            mha_prefill: true,
+            ..ForwardOptions::default()
+        },
+    );
 }
 
 #[test]
 fn every_wgpu_adapter_gives_what_the_oracle_gives() {
-    let adapters: Vec<_> =
-        list().into_iter().filter(|info| !matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference)).collect();
+    let adapters: Vec<_> = list()
+        .into_iter()
+        .filter(|info| !matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference))
+        .collect();
     // `make test` installs a software adapter, so that this cannot pass by finding none.
-    assert!(!adapters.is_empty(), "no wgpu adapter found, expected at least software Vulkan");
+    assert!(
+        !adapters.is_empty(),
+        "no wgpu adapter found, expected at least software Vulkan"
+    );
     for info in adapters {
-        check(&Device::open(Some(&info.id)).unwrap(), 4096, &ForwardOptions::default());
+        check(
+            &Device::open(Some(&info.id)).unwrap(),
+            4096,
+            &ForwardOptions::default(),
+        );
     }
 }
 
@@ -63,17 +97,31 @@ fn every_wgpu_adapter_gives_what_the_oracle_gives() {
 fn a_wrong_answer_is_found_and_its_first_stage_named() {
     // Dense attention where the oracle was sparse: the selections are the first thing off.
     let folder = crate::fixture("v32-f32");
-    let dense = ForwardOptions { dense: true, ..ForwardOptions::default() };
+    let dense = ForwardOptions {
+        dense: true,
+        ..ForwardOptions::default()
+    };
     let report = verify(&folder, &Device::cpu(), 4096, &dense).unwrap();
     let stage = report.first_off().unwrap();
     assert_eq!(stage.name, "prefill.layer0.topk");
-    assert!(stage.differing.iter().any(|difference| difference.counts && !difference.surplus.is_empty()));
+    assert!(
+        stage
+            .differing
+            .iter()
+            .any(|difference| difference.counts && !difference.surplus.is_empty())
+    );
 }
 
 #[test]
 fn a_folder_without_an_oracle_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let error = verify(folder.path(), &Device::cpu(), 4096, &ForwardOptions::default()).unwrap_err();
+    let error = verify(
+        folder.path(),
+        &Device::cpu(),
+        4096,
+        &ForwardOptions::default(),
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::Io { .. }));
     assert!(error.to_string().contains("oracle.json"), "{error}");
 }

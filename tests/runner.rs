@@ -16,7 +16,9 @@ use crate::fixture;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn next(events: &Receiver<Event>) -> Event {
-    events.recv_timeout(PATIENCE).expect("an event comes within a minute")
+    events
+        .recv_timeout(PATIENCE)
+        .expect("an event comes within a minute")
 }
 
 /// Events up to and including the first that `last` accepts.
@@ -37,7 +39,10 @@ fn load(name: &str) -> Command {
         folder: fixture(name),
         device: Some("cpu".into()),
         options: LoadOptions::default(),
-        session: SessionOptions { chunk_tokens: 8, ..SessionOptions::default() },
+        session: SessionOptions {
+            chunk_tokens: 8,
+            ..SessionOptions::default()
+        },
     }
 }
 
@@ -45,7 +50,10 @@ fn send(prompt: Prompt, max_tokens: Option<usize>) -> Command {
     Command::Send {
         prompt,
         sampler: SamplerOptions::default(),
-        options: GenerateOptions { max_tokens, ..GenerateOptions::default() },
+        options: GenerateOptions {
+            max_tokens,
+            ..GenerateOptions::default()
+        },
         forward: ForwardOptions::default(),
     }
 }
@@ -71,8 +79,14 @@ fn load_send_watch_rewind() {
     }));
     runner.send(send(Prompt::Append((2..32).collect()), Some(3)));
     let seen = until(&events, is_finished);
-    let tokens = seen.iter().filter(|event| matches!(event, Event::Token(_))).count();
-    let chunks = seen.iter().filter(|event| matches!(event, Event::Prefill { .. })).count();
+    let tokens = seen
+        .iter()
+        .filter(|event| matches!(event, Event::Token(_)))
+        .count();
+    let chunks = seen
+        .iter()
+        .filter(|event| matches!(event, Event::Prefill { .. }))
+        .count();
     let frames: Vec<_> = seen
         .iter()
         .filter_map(|event| match event {
@@ -116,7 +130,9 @@ fn stop_takes_one_chunk_at_most() {
     until(&events, |event| matches!(event, Event::Prefill { .. }));
     runner.send(Command::Stop);
     let seen = until(&events, is_finished);
-    let Some(Event::Finished(finish)) = seen.last() else { unreachable!("the last one is it") };
+    let Some(Event::Finished(finish)) = seen.last() else {
+        unreachable!("the last one is it")
+    };
     assert_eq!(finish.stop, Stop::Cancelled);
     let done = seen.iter().rev().find_map(|event| match event {
         Event::Prefill { done, .. } => Some(*done),
@@ -139,7 +155,9 @@ fn failures_are_events_and_the_thread_lives_on() {
         options: LoadOptions::default(),
         session: SessionOptions::default(),
     });
-    let Event::Error { during, message } = next(&events) else { panic!("expected an error") };
+    let Event::Error { during, message } = next(&events) else {
+        panic!("expected an error")
+    };
     assert_eq!(during, "load");
     assert!(message.contains("nonexistent"), "{message}");
     let mut bad_device = load("v32-bf16");
@@ -163,7 +181,9 @@ fn a_load_can_be_broken_off() {
     let (runner, events) = Runner::start(|| {}).unwrap();
     runner.send(load("v32-f32"));
     runner.send(Command::Stop);
-    let seen = until(&events, |event| matches!(event, Event::Loaded(_) | Event::Unloaded));
+    let seen = until(&events, |event| {
+        matches!(event, Event::Loaded(_) | Event::Unloaded)
+    });
     // The stop is seen at the first progress report, which comes before anything is loaded.
     assert_eq!(seen.last(), Some(&Event::Unloaded));
 }

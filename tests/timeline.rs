@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use engine::cpu::{KeyFormat, LatentFormat};
+use engine::generate::{Emitted, GenerateOptions, Generation, Stop, generate};
 use engine::model::ForwardOptions;
 use engine::sampler::{Sampler, SamplerOptions};
-use engine::generate::{Emitted, GenerateOptions, Generation, Stop, generate};
 use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{CacheFormat, Device, Error, Model, Session, SessionOptions};
 use proptest::prelude::*;
@@ -19,7 +19,14 @@ fn model(name: &str) -> Arc<Model> {
 }
 
 fn session(model: &Arc<Model>, chunk_tokens: usize) -> Session {
-    Session::new(model.clone(), SessionOptions { chunk_tokens, ..SessionOptions::default() }).unwrap()
+    Session::new(
+        model.clone(),
+        SessionOptions {
+            chunk_tokens,
+            ..SessionOptions::default()
+        },
+    )
+    .unwrap()
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -84,17 +91,36 @@ fn the_two_forms_of_attention_agree_and_dense_is_not_sparse() {
     };
     let sparse = run(ForwardOptions::default());
     let far = |other: &[f32]| {
-        sparse.iter().zip(other).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()))
+        sparse
+            .iter()
+            .zip(other)
+            .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()))
     };
-    let expanded = run(ForwardOptions { mha_prefill: true, ..ForwardOptions::default() });
+    let expanded = run(ForwardOptions {
+        mha_prefill: true,
+        ..ForwardOptions::default()
+    });
     // The spec measured 5e-6 to 9e-6 between the forms.
     assert!(far(&expanded) < 2e-5, "{}", far(&expanded));
-    let dense = run(ForwardOptions { dense: true, ..ForwardOptions::default() });
-    assert!(far(&dense) > 1e-2, "dense attention ought to differ, by {}", far(&dense));
+    let dense = run(ForwardOptions {
+        dense: true,
+        ..ForwardOptions::default()
+    });
+    assert!(
+        far(&dense) > 1e-2,
+        "dense attention ought to differ, by {}",
+        far(&dense)
+    );
     // Everything selected is dense, by another way.
-    let all = run(ForwardOptions { index_topk: Some(63), ..ForwardOptions::default() });
+    let all = run(ForwardOptions {
+        index_topk: Some(63),
+        ..ForwardOptions::default()
+    });
     assert!(far(&all) > 0.0);
-    let more = run(ForwardOptions { index_topk: Some(64), ..ForwardOptions::default() });
+    let more = run(ForwardOptions {
+        index_topk: Some(64),
+        ..ForwardOptions::default()
+    });
     assert_eq!(bits(&dense), bits(&more));
 }
 
@@ -102,20 +128,38 @@ fn the_two_forms_of_attention_agree_and_dense_is_not_sparse() {
 fn a_dense_start_leaves_index_keys_for_a_sparse_end() {
     let model = model("v32-f32");
     let mut mixed = session(&model, 4096);
-    mixed.set_forward(ForwardOptions { dense: true, ..ForwardOptions::default() }).unwrap();
+    mixed
+        .set_forward(ForwardOptions {
+            dense: true,
+            ..ForwardOptions::default()
+        })
+        .unwrap();
     mixed.advance(&ids(40)).unwrap();
     mixed.set_forward(ForwardOptions::default()).unwrap();
     mixed.watch(Watch::everything(WatchedRows::Last));
     mixed.advance(&[7]).unwrap();
     let frame = mixed.take_frames().pop().unwrap();
-    let positions = frame.get(0, Stage::SelectedPositions).unwrap().integers().unwrap();
+    let positions = frame
+        .get(0, Stage::SelectedPositions)
+        .unwrap()
+        .integers()
+        .unwrap();
     assert_eq!(positions.len(), 16);
     assert!(positions.windows(2).all(|pair| pair[0] < pair[1]));
     let scores = frame.get(0, Stage::IndexScores).unwrap().floats().unwrap();
-    let least = positions.iter().map(|&p| scores[p as usize]).fold(f32::INFINITY, f32::min);
-    let left_out = (0..41).filter(|p| !positions.contains(p)).map(|p| scores[p as usize]);
+    let least = positions
+        .iter()
+        .map(|&p| scores[p as usize])
+        .fold(f32::INFINITY, f32::min);
+    let left_out = (0..41)
+        .filter(|p| !positions.contains(p))
+        .map(|p| scores[p as usize]);
     assert!(left_out.fold(f32::NEG_INFINITY, f32::max) <= least);
-    let weights = frame.get(0, Stage::AttentionMean).unwrap().floats().unwrap();
+    let weights = frame
+        .get(0, Stage::AttentionMean)
+        .unwrap()
+        .floats()
+        .unwrap();
     // 16 weights of 1/4 of 4 heads' softmax each, some 100 roundings of 6e-8.
     assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5);
 }
@@ -134,12 +178,28 @@ fn what_cannot_be_fed_is_refused_and_leaves_the_timeline_alone() {
     let mut session = session(&model, 8);
     session.advance(&ids(3)).unwrap();
     assert!(matches!(session.advance(&[]), Err(Error::EmptyPrompt)));
-    assert!(matches!(session.advance(&[1, 128]), Err(Error::UnknownToken { id: 128, vocab_size: 128 })));
+    assert!(matches!(
+        session.advance(&[1, 128]),
+        Err(Error::UnknownToken {
+            id: 128,
+            vocab_size: 128
+        })
+    ));
     let context = session.context();
     let long = vec![1; context - 2];
-    assert!(matches!(session.advance(&long), Err(Error::ContextFull { position: 3, .. })));
+    assert!(matches!(
+        session.advance(&long),
+        Err(Error::ContextFull { position: 3, .. })
+    ));
     assert!(session.rewind(4).is_err());
-    assert!(session.set_forward(ForwardOptions { index_topk: Some(0), ..ForwardOptions::default() }).is_err());
+    assert!(
+        session
+            .set_forward(ForwardOptions {
+                index_topk: Some(0),
+                ..ForwardOptions::default()
+            })
+            .is_err()
+    );
     assert_eq!(session.tokens(), ids(3));
 }
 
@@ -148,7 +208,11 @@ fn a_break_off_keeps_whole_chunks() {
     let model = model("v32-f32");
     let mut session = session(&model, 8);
     let result = session.advance_with(&ids(30), |done, _| {
-        if done >= 16 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if done >= 16 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     assert!(result.unwrap().is_none());
     assert_eq!(session.position(), 16);
@@ -178,15 +242,22 @@ fn replayed_routes_give_the_same_bits_and_other_routes_do_not() {
     assert_ne!(bits(&third.advance(&ids(40)).unwrap()), bits(&logits));
     let followed = third.take_routes().unwrap();
     for position in 0..40 {
-        assert_eq!(followed.get(1, position).unwrap().0, foreign.get(1, position).unwrap().0);
+        assert_eq!(
+            followed.get(1, position).unwrap().0,
+            foreign.get(1, position).unwrap().0
+        );
     }
 }
 
 fn run(model: &Arc<Model>, options: SamplerOptions, chunk: usize) -> (Vec<u32>, Stop) {
     let mut session = session(model, chunk);
-    let options_of_run = GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() };
+    let options_of_run = GenerateOptions {
+        max_tokens: Some(12),
+        ..GenerateOptions::default()
+    };
     let sampler = Sampler::new(options).unwrap();
-    let mut generation = Generation::new(&session, &ids(20), sampler, None, options_of_run).unwrap();
+    let mut generation =
+        Generation::new(&session, &ids(20), sampler, None, options_of_run).unwrap();
     let mut out = Vec::new();
     let finish = generate(&mut session, &mut generation, |emitted| {
         if let Emitted::Token(token) = emitted {
@@ -201,7 +272,12 @@ fn run(model: &Arc<Model>, options: SamplerOptions, chunk: usize) -> (Vec<u32>, 
 #[test]
 fn the_same_seed_gives_the_same_text() {
     let model = model("v32-bf16");
-    let options = |seed| SamplerOptions { seed, temperature: 1.5, top_p: 1.0, ..SamplerOptions::default() };
+    let options = |seed| SamplerOptions {
+        seed,
+        temperature: 1.5,
+        top_p: 1.0,
+        ..SamplerOptions::default()
+    };
     let (first, stop) = run(&model, options(1), 256);
     assert_eq!(stop, Stop::Length);
     assert_eq!(first.len(), 12);
@@ -212,12 +288,21 @@ fn the_same_seed_gives_the_same_text() {
 #[test]
 fn a_kept_mask_replayed_gives_the_same_tokens() {
     let model = model("v32-bf16");
-    let options = SamplerOptions { seed: 3, top_p: 0.6, keep_mask: true, ..SamplerOptions::default() };
+    let options = SamplerOptions {
+        seed: 3,
+        top_p: 0.6,
+        keep_mask: true,
+        ..SamplerOptions::default()
+    };
     let prompt = ids(20);
     let go = |masks| {
         let mut session = session(&model, 256);
         let sampler = Sampler::new(options.clone()).unwrap();
-        let run = GenerateOptions { max_tokens: Some(8), masks, ..GenerateOptions::default() };
+        let run = GenerateOptions {
+            max_tokens: Some(8),
+            masks,
+            ..GenerateOptions::default()
+        };
         let mut generation = Generation::new(&session, &prompt, sampler, None, run).unwrap();
         let mut out = Vec::new();
         generate(&mut session, &mut generation, |emitted| {
@@ -242,12 +327,24 @@ fn a_kept_mask_replayed_gives_the_same_tokens() {
 #[test]
 fn a_stop_id_ends_the_text() {
     let model = model("v32-bf16");
-    let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+    let greedy = SamplerOptions {
+        temperature: 0.0,
+        ..SamplerOptions::default()
+    };
     let (free, _) = run(&model, greedy.clone(), 256);
     let mut session = session(&model, 256);
-    let options = GenerateOptions { stop_ids: vec![free[3]], ..GenerateOptions::default() };
-    let mut generation =
-        Generation::new(&session, &ids(20), Sampler::new(greedy).unwrap(), None, options).unwrap();
+    let options = GenerateOptions {
+        stop_ids: vec![free[3]],
+        ..GenerateOptions::default()
+    };
+    let mut generation = Generation::new(
+        &session,
+        &ids(20),
+        Sampler::new(greedy).unwrap(),
+        None,
+        options,
+    )
+    .unwrap();
     let finish = generate(&mut session, &mut generation, |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(finish.stop, Stop::EndOfText(free[3]));
 }

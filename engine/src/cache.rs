@@ -24,7 +24,10 @@ pub struct CacheFormat {
 impl Default for CacheFormat {
     /// Exact: `f32` everywhere.
     fn default() -> Self {
-        Self { latent: LatentFormat::F32, keys: KeyFormat::F32 }
+        Self {
+            latent: LatentFormat::F32,
+            keys: KeyFormat::F32,
+        }
     }
 }
 
@@ -42,7 +45,12 @@ pub(crate) struct Pages {
 
 impl Pages {
     fn new(place: Place, width: usize) -> Self {
-        Self { place, width, n_rows: 0, pages: Vec::new() }
+        Self {
+            place,
+            width,
+            n_rows: 0,
+            pages: Vec::new(),
+        }
     }
 
     fn push(&mut self, rows: Tensor<2>) {
@@ -52,13 +60,17 @@ impl Pages {
             let (page, at) = (self.n_rows / PAGE_TOKENS, self.n_rows % PAGE_TOKENS);
             if page == self.pages.len() {
                 let zeros = vec![0.0; PAGE_TOKENS * self.width];
-                self.pages.push(self.place.tensor(zeros, [PAGE_TOKENS, self.width]));
+                self.pages
+                    .push(self.place.tensor(zeros, [PAGE_TOKENS, self.width]));
             }
             let take = (PAGE_TOKENS - at).min(n - done);
             let part = rows.clone().slice([done..done + take, 0..self.width]);
             // Taken out first: assigning into a tensor that is shared would copy the page.
             let whole = self.pages.remove(page);
-            self.pages.insert(page, whole.slice_assign([at..at + take, 0..self.width], part));
+            self.pages.insert(
+                page,
+                whole.slice_assign([at..at + take, 0..self.width], part),
+            );
             self.n_rows += take;
             done += take;
         }
@@ -90,7 +102,9 @@ impl Pages {
             unreachable!("tensor caches live on Burn devices");
         };
         let mut parts = Vec::new();
-        for group in positions.chunk_by(|a, b| *a as usize / PAGE_TOKENS == *b as usize / PAGE_TOKENS) {
+        for group in
+            positions.chunk_by(|a, b| *a as usize / PAGE_TOKENS == *b as usize / PAGE_TOKENS)
+        {
             let page = group[0] as usize / PAGE_TOKENS;
             let within: Vec<i32> = group.iter().map(|p| p % PAGE_TOKENS as i32).collect();
             let index = Tensor::<1, burn::tensor::Int>::from_ints(within.as_slice(), device);
@@ -104,7 +118,11 @@ impl Pages {
 #[derive(Clone, Debug)]
 pub(crate) enum LatentStore {
     Host(LatentCache),
-    Pages { latent: Pages, k_pe: Pages, format: LatentFormat },
+    Pages {
+        latent: Pages,
+        k_pe: Pages,
+        format: LatentFormat,
+    },
 }
 
 /// Indexer keys of one layer.
@@ -122,7 +140,10 @@ impl LatentStore {
             Place::Burn { .. } if format == LatentFormat::Bf16 => Err(Error::Setting {
                 name: "latent cache format".into(),
                 found: "bf16".into(),
-                expected: format!("f32 or fp8 on device {:?}: bf16 is there on the CPU only", device.info.id),
+                expected: format!(
+                    "f32 or fp8 on device {:?}: bf16 is there on the CPU only",
+                    device.info.id
+                ),
             }),
             place => Ok(Self::Pages {
                 latent: Pages::new(place.clone(), rank),
@@ -136,7 +157,11 @@ impl LatentStore {
     pub(crate) fn push(&mut self, new_latent: &Rows, new_k_pe: &Rows) {
         match self {
             Self::Host(cache) => cache.push(new_latent.host(), new_k_pe.host()),
-            Self::Pages { latent, k_pe, format } => {
+            Self::Pages {
+                latent,
+                k_pe,
+                format,
+            } => {
                 let rows = new_latent.tensor();
                 latent.push(match format {
                     LatentFormat::Fp8 => quantise::portable(rows, quantise::BLOCK),
@@ -169,7 +194,10 @@ impl KeyStore {
     fn new(dim: usize, device: &Device, format: KeyFormat) -> Self {
         match &device.place {
             Place::Host => Self::Host(KeyCache::new(dim, format)),
-            place => Self::Pages { keys: Pages::new(place.clone(), dim), format },
+            place => Self::Pages {
+                keys: Pages::new(place.clone(), dim),
+                format,
+            },
         }
     }
 
@@ -252,10 +280,16 @@ impl Cache {
                     }
                     _ => None,
                 };
-                Ok(LayerCache { latent: LatentStore::new(config, device, format.latent)?, keys })
+                Ok(LayerCache {
+                    latent: LatentStore::new(config, device, format.latent)?,
+                    keys,
+                })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { layers, n_tokens: 0 })
+        Ok(Self {
+            layers,
+            n_tokens: 0,
+        })
     }
 
     /// Tokens in the cache.

@@ -64,7 +64,10 @@ pub(crate) enum Place {
     /// Slices of this process; weights stay as stored.
     Host,
     /// Burn tensors.
-    Burn { device: burn::tensor::Device, dtype: DType },
+    Burn {
+        device: burn::tensor::Device,
+        dtype: DType,
+    },
 }
 
 /// An open device. Cheap to clone.
@@ -139,7 +142,9 @@ fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
                 wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => DeviceKind::VirtualGpu,
                 wgpu::DeviceType::Cpu => DeviceKind::SoftwareGpu,
             },
-            driver: format!("{} {}", told.driver, told.driver_info).trim().to_owned(),
+            driver: format!("{} {}", told.driver, told.driver_info)
+                .trim()
+                .to_owned(),
             max_binding_bytes: Some(adapter.limits().max_storage_buffer_binding_size),
         };
         *number += 1;
@@ -151,7 +156,10 @@ fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
 impl Device {
     /// The CPU through this crate's own bodies. Always there.
     pub fn cpu() -> Self {
-        Self { info: cpu_info(), place: Place::Host }
+        Self {
+            info: cpu_info(),
+            place: Place::Host,
+        }
     }
 
     /// Opens a device by id (`cpu`, `vulkan:0`, `portable`), by a part of its name (`llvmpipe`),
@@ -167,15 +175,24 @@ impl Device {
                 .into_iter()
                 .filter(|(info, _)| info.kind < DeviceKind::Cpu)
                 .min_by_key(|(info, _)| info.kind);
-            return best.map_or_else(|| Ok(Self::cpu()), |(info, adapter)| open_adapter(instance, info, adapter));
+            return best.map_or_else(
+                || Ok(Self::cpu()),
+                |(info, adapter)| open_adapter(instance, info, adapter),
+            );
         };
         let wanted = name.to_lowercase();
         if wanted == "cpu" {
             return Ok(Self::cpu());
         }
         if let Some((id, dtype)) = REFERENCES.iter().find(|(id, _)| *id == wanted) {
-            let place = Place::Burn { device: burn::tensor::Device::flex(), dtype: *dtype };
-            return Ok(Self { info: reference_info(id), place });
+            let place = Place::Burn {
+                device: burn::tensor::Device::flex(),
+                dtype: *dtype,
+            };
+            return Ok(Self {
+                info: reference_info(id),
+                place,
+            });
         }
         if wanted.starts_with("cuda") {
             return Err(Error::Device {
@@ -186,12 +203,17 @@ impl Device {
         let all = adapters(&instance);
         let exact = all.iter().position(|(info, _)| info.id == wanted);
         let by_name: Vec<usize> = (0..all.len())
-            .filter(|&i| all[i].0.name.to_lowercase().contains(&wanted) || all[i].0.backend == wanted)
+            .filter(|&i| {
+                all[i].0.name.to_lowercase().contains(&wanted) || all[i].0.backend == wanted
+            })
             .collect();
         let index = match (exact, by_name.as_slice()) {
             (Some(index), _) | (None, &[index]) => index,
             (None, []) => {
-                let ids: Vec<_> = list().into_iter().map(|info| format!("{} ({})", info.id, info.name)).collect();
+                let ids: Vec<_> = list()
+                    .into_iter()
+                    .map(|info| format!("{} ({})", info.id, info.name))
+                    .collect();
                 return Err(Error::Device {
                     name: name.into(),
                     problem: format!("found no such device, expected one of: {}", ids.join(", ")),
@@ -201,11 +223,18 @@ impl Device {
                 let ids: Vec<_> = several.iter().map(|&i| all[i].0.id.as_str()).collect();
                 return Err(Error::Device {
                     name: name.into(),
-                    problem: format!("found {} devices, expected one: name it as {}", ids.len(), ids.join(" or ")),
+                    problem: format!(
+                        "found {} devices, expected one: name it as {}",
+                        ids.len(),
+                        ids.join(" or ")
+                    ),
                 });
             }
         };
-        let (info, adapter) = all.into_iter().nth(index).expect("the index was found in this list");
+        let (info, adapter) = all
+            .into_iter()
+            .nth(index)
+            .expect("the index was found in this list");
         open_adapter(instance, info, adapter)
     }
 
@@ -215,13 +244,33 @@ impl Device {
     }
 }
 
-fn open_adapter(instance: wgpu::Instance, info: DeviceInfo, adapter: wgpu::Adapter) -> Result<Device> {
+fn open_adapter(
+    instance: wgpu::Instance,
+    info: DeviceInfo,
+    adapter: wgpu::Adapter,
+) -> Result<Device> {
     let limits = adapter.limits();
     let needs = [
-        ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, MAX_SLICE_BYTES as u64),
-        ("max_storage_buffers_per_shader_stage", u64::from(limits.max_storage_buffers_per_shader_stage), 8),
-        ("max_compute_invocations_per_workgroup", u64::from(limits.max_compute_invocations_per_workgroup), 256),
-        ("max_compute_workgroup_storage_size", u64::from(limits.max_compute_workgroup_storage_size), 16 << 10),
+        (
+            "max_storage_buffer_binding_size",
+            limits.max_storage_buffer_binding_size,
+            MAX_SLICE_BYTES as u64,
+        ),
+        (
+            "max_storage_buffers_per_shader_stage",
+            u64::from(limits.max_storage_buffers_per_shader_stage),
+            8,
+        ),
+        (
+            "max_compute_invocations_per_workgroup",
+            u64::from(limits.max_compute_invocations_per_workgroup),
+            256,
+        ),
+        (
+            "max_compute_workgroup_storage_size",
+            u64::from(limits.max_compute_workgroup_storage_size),
+            16 << 10,
+        ),
     ];
     for (limit, found, expected) in needs {
         if found < expected {
@@ -231,11 +280,15 @@ fn open_adapter(instance: wgpu::Instance, info: DeviceInfo, adapter: wgpu::Adapt
             });
         }
     }
-    let failed = |problem: String| Error::Device { name: info.name.clone(), problem };
+    let failed = |problem: String| Error::Device {
+        name: info.name.clone(),
+        problem,
+    };
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("sparsight"),
         // Mapping primary buffers makes every allocation host-visible, which is slow on a GPU.
-        required_features: adapter.features() - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+        required_features: adapter.features()
+            - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             - wgpu::Features::all_experimental_mask(),
         required_limits: limits,
         ..Default::default()
@@ -243,17 +296,33 @@ fn open_adapter(instance: wgpu::Instance, info: DeviceInfo, adapter: wgpu::Adapt
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
         .map_err(|error| failed(format!("could not be opened: {error}")))?;
     let backend = adapter.get_info().backend;
-    let setup = WgpuSetup { instance, adapter, device, queue, backend };
+    let setup = WgpuSetup {
+        instance,
+        adapter,
+        device,
+        queue,
+        backend,
+    };
     let device = burn::tensor::Device::wgpu_options()
         .setup(setup)
         .init()
         .map_err(|error| failed(format!("could not be set up: {error}")))?;
-    Ok(Device { info, place: Place::Burn { device, dtype: DType::F32 } })
+    Ok(Device {
+        info,
+        place: Place::Burn {
+            device,
+            dtype: DType::F32,
+        },
+    })
 }
 
 impl Place {
     /// A tensor of this place's precision from host values, row-major.
-    pub(crate) fn tensor<const D: usize>(&self, data: Vec<f32>, shape: [usize; D]) -> burn::Tensor<D> {
+    pub(crate) fn tensor<const D: usize>(
+        &self,
+        data: Vec<f32>,
+        shape: [usize; D],
+    ) -> burn::Tensor<D> {
         let Self::Burn { device, dtype } = self else {
             unreachable!("host places hold slices, not tensors");
         };

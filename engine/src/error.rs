@@ -59,7 +59,9 @@ pub enum Error {
     EmptyPrompt,
 
     /// More tokens than the context holds.
-    #[error("{tokens} tokens do not fit: {position} of {context} positions of the context are taken")]
+    #[error(
+        "{tokens} tokens do not fit: {position} of {context} positions of the context are taken"
+    )]
     ContextFull {
         /// How many tokens were to be added.
         tokens: usize,
@@ -140,6 +142,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An I/O error with the path it happened at.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 }

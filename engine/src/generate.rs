@@ -167,7 +167,10 @@ impl Generation {
             next: None,
             pending_text: String::new(),
             started: Instant::now(),
-            stats: Stats { n_prompt: prompt.len(), ..Stats::default() },
+            stats: Stats {
+                n_prompt: prompt.len(),
+                ..Stats::default()
+            },
             done: false,
         })
     }
@@ -190,7 +193,10 @@ impl Generation {
     /// # Panics
     /// After it was done.
     pub fn step(&mut self, session: &mut Session) -> Result<Progress> {
-        assert!(!self.done, "a generation that is done takes no further step");
+        assert!(
+            !self.done,
+            "a generation that is done takes no further step"
+        );
         if self.fed < self.prompt.len() {
             return self.prefill(session);
         }
@@ -207,9 +213,15 @@ impl Generation {
         }
         let position = session.position();
         let logits = self.logits.take().expect("fed tokens leave logits");
-        let mask = self.options.masks.as_ref().and_then(|masks| masks.get(position));
+        let mask = self
+            .options
+            .masks
+            .as_ref()
+            .and_then(|masks| masks.get(position));
         let picked = match mask {
-            Some(mask) => self.sampler.pick_masked(&logits, position, &self.seen, mask)?,
+            Some(mask) => self
+                .sampler
+                .pick_masked(&logits, position, &self.seen, mask)?,
             None => self.sampler.pick(&logits, position, &self.seen)?,
         };
         if let Some(kept) = &picked.kept {
@@ -234,7 +246,11 @@ impl Generation {
                 return Ok(self.finish(Stop::StopString(stop)));
             }
         }
-        Ok(Progress::Token(Token { position, picked, text }))
+        Ok(Progress::Token(Token {
+            position,
+            picked,
+            text,
+        }))
     }
 
     fn prefill(&mut self, session: &mut Session) -> Result<Progress> {
@@ -248,7 +264,10 @@ impl Generation {
         }
         self.fed += chunk;
         self.stats.prefill = self.started.elapsed();
-        Ok(Progress::Prefill { done: self.fed, total: self.prompt.len() })
+        Ok(Progress::Prefill {
+            done: self.fed,
+            total: self.prompt.len(),
+        })
     }
 
     /// Ends it early. The tokens fed so far stay in the timeline.
@@ -269,7 +288,11 @@ impl Generation {
             }
             text.push_str(&self.stops.finish());
         }
-        Progress::Done(Finish { stop, text, stats: self.stats })
+        Progress::Done(Finish {
+            stop,
+            text,
+            stats: self.stats,
+        })
     }
 }
 

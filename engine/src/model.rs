@@ -117,7 +117,12 @@ impl Model {
     /// # Errors
     /// The format does not go with the model or the device.
     pub fn new_cache(&self, format: CacheFormat) -> Result<Cache> {
-        Cache::new(&self.config, 0..self.config.num_hidden_layers, &self.device, format)
+        Cache::new(
+            &self.config,
+            0..self.config.num_hidden_layers,
+            &self.device,
+            format,
+        )
     }
 
     /// Runs `ids` at positions `cache.n_tokens()..` through the main layers.
@@ -136,9 +141,12 @@ impl Model {
     ) -> Result<Output> {
         self.check_ids(ids, cache.n_tokens())?;
         let before = cache.n_tokens();
-        let mut forward =
-            || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
-        let result = if self.device.is_cpu() { cpu::run(forward) } else { forward() };
+        let mut forward = || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
+        let result = if self.device.is_cpu() {
+            cpu::run(forward)
+        } else {
+            forward()
+        };
         match &result {
             Ok(_) => cache.advanced(ids.len()),
             Err(_) => cache.truncate(before),
@@ -176,7 +184,11 @@ impl Model {
         let first = trace.first_row(n);
         if trace.wants(None, Stage::FinalHidden) {
             let rows = hidden.slice(first, n - first);
-            trace.record(None, Stage::FinalHidden, Value::f32([n - first, rows.width()], rows.read()?));
+            trace.record(
+                None,
+                Stage::FinalHidden,
+                Value::f32([n - first, rows.width()], rows.read()?),
+            );
         }
         let logits = match logit_rows {
             LogitRows::None => None,
@@ -190,7 +202,11 @@ impl Model {
                 }
                 _ => self.head(&hidden.slice(first, n - first)),
             };
-            trace.record(None, Stage::Logits, Value::f32([n - first, rows.width()], rows.read()?));
+            trace.record(
+                None,
+                Stage::Logits,
+                Value::f32([n - first, rows.width()], rows.read()?),
+            );
         }
         Ok(Output { hidden, logits })
     }
@@ -211,7 +227,11 @@ impl Model {
         }
         let context = self.config.max_position_embeddings;
         if position + ids.len() > context {
-            return Err(Error::ContextFull { tokens: ids.len(), position, context });
+            return Err(Error::ContextFull {
+                tokens: ids.len(),
+                position,
+                context,
+            });
         }
         Ok(())
     }

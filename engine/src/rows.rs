@@ -53,9 +53,10 @@ impl Rows {
     /// Rows `first..first + n`.
     pub fn slice(&self, first: usize, n: usize) -> Self {
         match self {
-            Self::Host { data, width } => {
-                Self::Host { data: data[first * width..(first + n) * width].to_vec(), width: *width }
-            }
+            Self::Host { data, width } => Self::Host {
+                data: data[first * width..(first + n) * width].to_vec(),
+                width: *width,
+            },
             Self::Tensor(tensor) => {
                 let width = tensor.dims()[1];
                 Self::Tensor(tensor.clone().slice([first..first + n, 0..width]))
@@ -95,8 +96,13 @@ impl Rows {
 
 /// Reads a tensor back as `f32`, row-major.
 pub(crate) fn read_tensor<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let failed = |problem: String| Error::Device { name: "in use".into(), problem };
-    let data: TensorData =
-        tensor.try_into_data().map_err(|error| failed(format!("lost or failed: {error:?}")))?;
-    data.try_into_vec_as::<f32>().map_err(|error| failed(format!("gave back unexpected data: {error:?}")))
+    let failed = |problem: String| Error::Device {
+        name: "in use".into(),
+        problem,
+    };
+    let data: TensorData = tensor
+        .try_into_data()
+        .map_err(|error| failed(format!("lost or failed: {error:?}")))?;
+    data.try_into_vec_as::<f32>()
+        .map_err(|error| failed(format!("gave back unexpected data: {error:?}")))
 }

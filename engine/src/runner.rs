@@ -135,14 +135,26 @@ impl Runner {
         let (commands, inbox) = channel();
         let (outbox, events) = channel();
         let body = move || {
-            let mut worker = Worker { inbox, waiting: VecDeque::new(), outbox, wake: Box::new(wake), state: None };
+            let mut worker = Worker {
+                inbox,
+                waiting: VecDeque::new(),
+                outbox,
+                wake: Box::new(wake),
+                state: None,
+            };
             worker.run();
         };
         let thread = std::thread::Builder::new()
             .name("runner".into())
             .spawn(body)
             .map_err(|error| Error::io("runner thread", error))?;
-        Ok((Self { commands: Some(commands), thread: Some(thread) }, events))
+        Ok((
+            Self {
+                commands: Some(commands),
+                thread: Some(thread),
+            },
+            events,
+        ))
     }
 
     /// Sends a command. It is lost if the thread has ended, which only dropping the handle does.
@@ -213,12 +225,16 @@ impl Worker {
                 Err(panic) => {
                     if let (Some(state), Some(position)) = (&mut self.state, position) {
                         let position = position.min(state.session.position());
-                        let mended = catch_unwind(AssertUnwindSafe(|| state.session.rewind(position)));
+                        let mended =
+                            catch_unwind(AssertUnwindSafe(|| state.session.rewind(position)));
                         if !matches!(mended, Ok(Ok(()))) {
                             self.state = None;
                         }
                     }
-                    format!("the device or engine failed: {}", panic_text(panic.as_ref()))
+                    format!(
+                        "the device or engine failed: {}",
+                        panic_text(panic.as_ref())
+                    )
                 }
             };
             self.tell(Event::Error { during, message });
@@ -241,8 +257,18 @@ impl Worker {
 
     fn obey(&mut self, command: Command) -> Result<()> {
         match command {
-            Command::Load { folder, device, options, session } => self.load(folder, device, options, session),
-            Command::Send { prompt, sampler, options, forward } => self.send(prompt, sampler, options, forward),
+            Command::Load {
+                folder,
+                device,
+                options,
+                session,
+            } => self.load(folder, device, options, session),
+            Command::Send {
+                prompt,
+                sampler,
+                options,
+                forward,
+            } => self.send(prompt, sampler, options, forward),
             Command::Stop => Ok(()),
             Command::Rewind(position) => {
                 self.state()?.session.rewind(position)?;
@@ -289,7 +315,10 @@ impl Worker {
             resident_bytes: model.resident_bytes(),
             has_tokenizer: tokenizer.is_some(),
         };
-        self.state = Some(State { session: Session::new(Arc::new(model), session)?, tokenizer });
+        self.state = Some(State {
+            session: Session::new(Arc::new(model), session)?,
+            tokenizer,
+        });
         self.tell(Event::Loaded(loaded));
         Ok(())
     }
@@ -324,7 +353,11 @@ impl Worker {
             Prompt::Append(ids) => ids,
             Prompt::Whole(ids) => {
                 // Tokens computed under other knobs are other tokens' past.
-                let kept = if changed { 0 } else { state.session.common_prefix(&ids) };
+                let kept = if changed {
+                    0
+                } else {
+                    state.session.common_prefix(&ids)
+                };
                 // The last token is fed again: its logits are not kept.
                 let kept = kept.min(ids.len().saturating_sub(1));
                 state.session.rewind(kept)?;
@@ -349,7 +382,10 @@ impl Worker {
                 Progress::Prefill { done, total } => self.tell(Event::Prefill { done, total }),
                 Progress::Token(token) => {
                     self.tell(Event::Token(token));
-                    self.tell(Event::Stats { stats: generation.stats(), cache_bytes });
+                    self.tell(Event::Stats {
+                        stats: generation.stats(),
+                        cache_bytes,
+                    });
                 }
                 Progress::Done(finish) => {
                     self.tell(Event::Finished(finish));

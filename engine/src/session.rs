@@ -27,7 +27,10 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { cache_format: CacheFormat::default(), chunk_tokens: DEFAULT_CHUNK_TOKENS }
+        Self {
+            cache_format: CacheFormat::default(),
+            chunk_tokens: DEFAULT_CHUNK_TOKENS,
+        }
     }
 }
 
@@ -145,7 +148,12 @@ impl Session {
     /// The model has no MoE layers.
     pub fn record_routes(&mut self) -> Result<()> {
         let (moe, layers) = self.moe()?;
-        let trace = RouteTrace::new(moe.n_routed_experts, moe.num_experts_per_tok, &layers, self.position())?;
+        let trace = RouteTrace::new(
+            moe.n_routed_experts,
+            moe.num_experts_per_tok,
+            &layers,
+            self.position(),
+        )?;
         self.record = Some(trace);
         Ok(())
     }
@@ -158,7 +166,12 @@ impl Session {
             found: "a model without MoE layers".into(),
             expected: "one with experts to route to".into(),
         })?;
-        Ok((moe, (0..config.num_hidden_layers).filter(|&layer| config.is_moe(layer)).collect()))
+        Ok((
+            moe,
+            (0..config.num_hidden_layers)
+                .filter(|&layer| config.is_moe(layer))
+                .collect(),
+        ))
     }
 
     /// The recorded routes, and no more recording.
@@ -204,7 +217,11 @@ impl Session {
         let mut done = 0;
         for chunk in ids.chunks(self.options.chunk_tokens) {
             let is_last = done + chunk.len() == ids.len();
-            let rows = if is_last { LogitRows::Last } else { LogitRows::None };
+            let rows = if is_last {
+                LogitRows::Last
+            } else {
+                LogitRows::None
+            };
             let output = self.step(chunk, rows, is_last)?;
             done += chunk.len();
             let broken = progress(done, ids.len()).is_break();
@@ -239,9 +256,23 @@ impl Session {
         // The last row of a chunk that is not the last chooses no token.
         let wanted = is_last || self.watch.rows == WatchedRows::All;
         let watching = wanted && !self.watch.stages.is_empty();
-        let mut trace = if watching { Trace::new(self.watch.clone()) } else { Trace::off() };
-        let mut routing = Routing { replay: self.replay.as_ref(), record: self.record.as_mut() };
-        let result = self.model.forward(ids, &mut self.cache, &self.forward, rows, &mut routing, &mut trace);
+        let mut trace = if watching {
+            Trace::new(self.watch.clone())
+        } else {
+            Trace::off()
+        };
+        let mut routing = Routing {
+            replay: self.replay.as_ref(),
+            record: self.record.as_mut(),
+        };
+        let result = self.model.forward(
+            ids,
+            &mut self.cache,
+            &self.forward,
+            rows,
+            &mut routing,
+            &mut trace,
+        );
         let output = match result {
             Ok(output) => output,
             Err(error) => {
@@ -260,7 +291,11 @@ impl Session {
 
     /// How many tokens from the start this timeline shares with `ids`.
     pub fn common_prefix(&self, ids: &[u32]) -> usize {
-        self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count()
+        self.tokens
+            .iter()
+            .zip(ids)
+            .take_while(|(a, b)| a == b)
+            .count()
     }
 
     /// Goes back to `position`: what comes after is as if it had never been.

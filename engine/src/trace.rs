@@ -48,22 +48,82 @@ pub struct StageInfo {
 
 /// Every stage, in the order the forward pass meets them.
 pub const STAGES: &[StageInfo] = &[
-    row(Stage::IndexScores, "index_scores", true, "indexer score of every visible position"),
-    row(Stage::SelectedPositions, "selected_positions", true, "positions that attention read"),
-    row(Stage::SelectedScores, "selected_scores", true, "indexer score of each of them"),
-    row(Stage::AttentionMean, "attention_mean", true, "attention weight on each, mean over heads"),
-    row(Stage::AttentionHeads, "attention_heads", true, "attention weight on each, per head"),
-    row(Stage::GateScores, "gate_scores", true, "gate score of every expert"),
-    row(Stage::Experts, "experts", true, "chosen experts, best first"),
-    row(Stage::ExpertWeights, "expert_weights", true, "weights of the chosen experts"),
-    row(Stage::Hidden, "hidden", true, "residual stream after the layer"),
-    row(Stage::ResidualNorm, "residual_norm", true, "norm of the residual stream"),
-    row(Stage::FinalHidden, "final_hidden", false, "residual stream after the last norm"),
+    row(
+        Stage::IndexScores,
+        "index_scores",
+        true,
+        "indexer score of every visible position",
+    ),
+    row(
+        Stage::SelectedPositions,
+        "selected_positions",
+        true,
+        "positions that attention read",
+    ),
+    row(
+        Stage::SelectedScores,
+        "selected_scores",
+        true,
+        "indexer score of each of them",
+    ),
+    row(
+        Stage::AttentionMean,
+        "attention_mean",
+        true,
+        "attention weight on each, mean over heads",
+    ),
+    row(
+        Stage::AttentionHeads,
+        "attention_heads",
+        true,
+        "attention weight on each, per head",
+    ),
+    row(
+        Stage::GateScores,
+        "gate_scores",
+        true,
+        "gate score of every expert",
+    ),
+    row(
+        Stage::Experts,
+        "experts",
+        true,
+        "chosen experts, best first",
+    ),
+    row(
+        Stage::ExpertWeights,
+        "expert_weights",
+        true,
+        "weights of the chosen experts",
+    ),
+    row(
+        Stage::Hidden,
+        "hidden",
+        true,
+        "residual stream after the layer",
+    ),
+    row(
+        Stage::ResidualNorm,
+        "residual_norm",
+        true,
+        "norm of the residual stream",
+    ),
+    row(
+        Stage::FinalHidden,
+        "final_hidden",
+        false,
+        "residual stream after the last norm",
+    ),
     row(Stage::Logits, "logits", false, "logits over the vocabulary"),
 ];
 
 const fn row(stage: Stage, name: &'static str, per_layer: bool, about: &'static str) -> StageInfo {
-    StageInfo { stage, name, per_layer, about }
+    StageInfo {
+        stage,
+        name,
+        per_layer,
+        about,
+    }
 }
 
 impl Stage {
@@ -77,7 +137,10 @@ impl Stage {
 
     /// The stage of this name.
     pub fn by_name(name: &str) -> Option<Self> {
-        STAGES.iter().find(|info| info.name == name).map(|info| info.stage)
+        STAGES
+            .iter()
+            .find(|info| info.name == name)
+            .map(|info| info.stage)
     }
 }
 
@@ -114,7 +177,11 @@ pub struct Watch {
 impl Watch {
     /// Every stage, every layer.
     pub fn everything(rows: WatchedRows) -> Self {
-        Self { stages: STAGES.iter().map(|info| info.stage).collect(), layers: None, rows }
+        Self {
+            stages: STAGES.iter().map(|info| info.stage).collect(),
+            layers: None,
+            rows,
+        }
     }
 }
 
@@ -139,11 +206,17 @@ pub enum Value {
 
 impl Value {
     pub(crate) fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
-        Self::F32 { shape: shape.into(), data }
+        Self::F32 {
+            shape: shape.into(),
+            data,
+        }
     }
 
     pub(crate) fn i32(shape: impl Into<Vec<usize>>, data: Vec<i32>) -> Self {
-        Self::I32 { shape: shape.into(), data }
+        Self::I32 {
+            shape: shape.into(),
+            data,
+        }
     }
 
     /// Its shape.
@@ -184,7 +257,10 @@ pub struct Frame {
 impl Frame {
     /// The array of a stage in a layer.
     pub fn get(&self, layer: impl Into<Option<usize>>, stage: Stage) -> Option<&Value> {
-        self.values.get(&Site { layer: layer.into(), stage })
+        self.values.get(&Site {
+            layer: layer.into(),
+            stage,
+        })
     }
 }
 
@@ -203,7 +279,10 @@ impl Trace {
 
     /// Records what `watch` asks for.
     pub fn new(watch: Watch) -> Self {
-        Self { watch, frame: Frame::default() }
+        Self {
+            watch,
+            frame: Frame::default(),
+        }
     }
 
     /// Whether this stage is asked for in this layer.
@@ -226,12 +305,22 @@ impl Trace {
     /// Starts a frame for rows at `position..` with these tokens.
     pub(crate) fn begin(&mut self, position: usize, ids: &[u32]) {
         let first = self.first_row(ids.len());
-        self.frame = Frame { position: position + first, ids: ids[first..].to_vec(), values: BTreeMap::new() };
+        self.frame = Frame {
+            position: position + first,
+            ids: ids[first..].to_vec(),
+            values: BTreeMap::new(),
+        };
     }
 
     /// Keeps `value` for `stage` in `layer`.
     pub(crate) fn record(&mut self, layer: impl Into<Option<usize>>, stage: Stage, value: Value) {
-        self.frame.values.insert(Site { layer: layer.into(), stage }, value);
+        self.frame.values.insert(
+            Site {
+                layer: layer.into(),
+                stage,
+            },
+            value,
+        );
     }
 
     /// What the last forward pass recorded.
@@ -256,7 +345,10 @@ mod tests {
 
     #[test]
     fn a_layer_list_restricts_layers_and_leaves_the_end_alone() {
-        let watch = Watch { layers: Some([1].into()), ..Watch::everything(WatchedRows::All) };
+        let watch = Watch {
+            layers: Some([1].into()),
+            ..Watch::everything(WatchedRows::All)
+        };
         let trace = Trace::new(watch);
         assert!(trace.wants(1, Stage::Hidden));
         assert!(!trace.wants(0, Stage::Hidden));

@@ -43,7 +43,13 @@ pub fn save(path: &Path, frames: &[Frame]) -> Result<()> {
     let header = Header {
         kind: "trace".into(),
         version: VERSION,
-        steps: frames.iter().map(|frame| Step { position: frame.position, ids: frame.ids.clone() }).collect(),
+        steps: frames
+            .iter()
+            .map(|frame| Step {
+                position: frame.position,
+                ids: frame.ids.clone(),
+            })
+            .collect(),
     };
     let header = serde_json::to_string(&header).expect("a header of numbers and words is JSON");
     let mut tensors = BTreeMap::new();
@@ -77,11 +83,20 @@ fn name(step: usize, site: &Site) -> String {
 /// The step and site that a tensor name stands for.
 fn parse_name(name: &str) -> Option<(usize, Site)> {
     let (step, rest) = name.strip_prefix("step")?.split_once('.')?;
-    let (layer, stage) = match rest.strip_prefix("layer").and_then(|rest| rest.split_once('.')) {
+    let (layer, stage) = match rest
+        .strip_prefix("layer")
+        .and_then(|rest| rest.split_once('.'))
+    {
         Some((layer, stage)) => (Some(layer.parse().ok()?), stage),
         None => (None, rest),
     };
-    Some((step.parse().ok()?, Site { layer, stage: Stage::by_name(stage)? }))
+    Some((
+        step.parse().ok()?,
+        Site {
+            layer,
+            stage: Stage::by_name(stage)?,
+        },
+    ))
 }
 
 /// Reads a trace back.
@@ -90,15 +105,19 @@ fn parse_name(name: &str) -> Option<(usize, Site)> {
 /// The file cannot be read, is not a safetensors file, or not a trace of this version.
 pub fn load(path: &Path) -> Result<Vec<Frame>> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    let bad = |problem: String| Error::BadFile { path: path.into(), problem };
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| bad(format!("is no safetensors file: {error}")))?;
+    let bad = |problem: String| Error::BadFile {
+        path: path.into(),
+        problem,
+    };
+    let (_, metadata) = SafeTensors::read_metadata(&bytes)
+        .map_err(|error| bad(format!("is no safetensors file: {error}")))?;
     let header = metadata
         .metadata()
         .as_ref()
         .and_then(|entries| entries.get("sparsight"))
         .ok_or_else(|| bad("has no metadata entry \"sparsight\", expected a trace".into()))?;
-    let header: Header =
-        serde_json::from_str(header).map_err(|error| bad(format!("has a damaged \"sparsight\" entry: {error}")))?;
+    let header: Header = serde_json::from_str(header)
+        .map_err(|error| bad(format!("has a damaged \"sparsight\" entry: {error}")))?;
     if header.kind != "trace" || header.version != VERSION {
         return Err(bad(format!(
             "holds a {} of version {}, expected a trace of version {VERSION}",
@@ -108,20 +127,42 @@ pub fn load(path: &Path) -> Result<Vec<Frame>> {
     let mut frames: Vec<Frame> = header
         .steps
         .into_iter()
-        .map(|step| Frame { position: step.position, ids: step.ids, values: BTreeMap::new() })
+        .map(|step| Frame {
+            position: step.position,
+            ids: step.ids,
+            values: BTreeMap::new(),
+        })
         .collect();
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("is no safetensors file: {error}")))?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|error| bad(format!("is no safetensors file: {error}")))?;
     for (name, view) in tensors.iter() {
         let n_steps = frames.len();
         let (step, site) = parse_name(name)
             .filter(|(step, _)| *step < n_steps)
-            .ok_or_else(|| bad(format!("holds a tensor {name:?}, expected step0 to step{n_steps} and a known stage")))?;
-        let words = view.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+            .ok_or_else(|| {
+                bad(format!(
+                    "holds a tensor {name:?}, expected step0 to step{n_steps} and a known stage"
+                ))
+            })?;
+        let words = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| [b[0], b[1], b[2], b[3]]);
         let shape = view.shape().to_vec();
         let value = match view.dtype() {
-            Dtype::F32 => Value::F32 { shape, data: words.map(f32::from_le_bytes).collect() },
-            Dtype::I32 => Value::I32 { shape, data: words.map(i32::from_le_bytes).collect() },
-            other => return Err(bad(format!("tensor {name:?} is of type {other:?}, expected F32 or I32"))),
+            Dtype::F32 => Value::F32 {
+                shape,
+                data: words.map(f32::from_le_bytes).collect(),
+            },
+            Dtype::I32 => Value::I32 {
+                shape,
+                data: words.map(i32::from_le_bytes).collect(),
+            },
+            other => {
+                return Err(bad(format!(
+                    "tensor {name:?} is of type {other:?}, expected F32 or I32"
+                )));
+            }
         };
         frames[step].values.insert(site, value);
     }
@@ -136,13 +177,30 @@ mod tests {
     fn frames() -> Vec<Frame> {
         let site = |layer, stage| Site { layer, stage };
         let values = [
-            (site(Some(2), Stage::SelectedPositions), Value::i32([1, 3], vec![0, 7, -1])),
-            (site(Some(2), Stage::AttentionMean), Value::f32([1, 3], vec![0.25, 0.75, 0.0])),
-            (site(None, Stage::Logits), Value::f32([1, 2], vec![f32::MIN, -0.0])),
+            (
+                site(Some(2), Stage::SelectedPositions),
+                Value::i32([1, 3], vec![0, 7, -1]),
+            ),
+            (
+                site(Some(2), Stage::AttentionMean),
+                Value::f32([1, 3], vec![0.25, 0.75, 0.0]),
+            ),
+            (
+                site(None, Stage::Logits),
+                Value::f32([1, 2], vec![f32::MIN, -0.0]),
+            ),
         ];
         vec![
-            Frame { position: 7, ids: vec![3], values: values.into() },
-            Frame { position: 8, ids: vec![4], values: BTreeMap::new() },
+            Frame {
+                position: 7,
+                ids: vec![3],
+                values: values.into(),
+            },
+            Frame {
+                position: 8,
+                ids: vec![4],
+                values: BTreeMap::new(),
+            },
         ]
     }
 
@@ -167,6 +225,11 @@ mod tests {
         }
         let foreign = safetensors::serialize(BTreeMap::<String, TensorView>::new(), None).unwrap();
         std::fs::write(&path, foreign).unwrap();
-        assert!(load(&path).unwrap_err().to_string().contains("expected a trace"));
+        assert!(
+            load(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("expected a trace")
+        );
     }
 }

@@ -30,11 +30,25 @@ pub struct Tolerance {
 
 impl Tolerance {
     /// For f32 with exact functions (the CPU): the reference's own two implementations differ by up
-    /// to 1.1e-5 in logits, and a tenth of the bound is left to other summation orders.
-    pub const F32: Self = Self { abs: 1e-4, rel: 1e-4 };
+    /// to 1.1e-5 in logits, and as much again is left to other summation orders, times four.
+    pub const F32: Self = Self {
+        abs: 1e-4,
+        rel: 0.0,
+    };
     /// For GPUs: WGSL allows `exp` 3 + 2·|x| ulp and division 2.5 ulp, a hundred times the CPU's error,
     /// through up to three layers of the fixtures.
-    pub const GPU: Self = Self { abs: 1e-3, rel: 1e-3 };
+    pub const GPU: Self = Self {
+        abs: 1e-3,
+        rel: 1e-3,
+    };
+
+    /// For index scores of FP8 keys and queries that a rounding edge moved: a channel that lies a
+    /// rounding of f32 from the middle of two codes takes the other, 1/16 of its size away, times
+    /// head weights of at most a tenth. See [`FP8_MOVED`].
+    pub const FP8_STEP: Self = Self {
+        abs: 2e-2,
+        rel: 0.0,
+    };
 
     /// The one that goes with a device.
     pub fn of(device: &Device) -> Self {
@@ -49,6 +63,10 @@ impl Tolerance {
         got == want || (got - want).abs() <= self.abs + self.rel * want.abs()
     }
 }
+
+/// The share of index scores that such an edge may move: a query moves a row of 40 or more, a key a
+/// column.
+pub const FP8_MOVED: f64 = 0.05;
 
 /// Boundaries closer than this are decided by rounding, so sets may differ there.
 pub const DECIDED_BY_ROUNDING: f32 = 1e-5;
@@ -123,32 +141,55 @@ impl Oracle {
     fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("oracle.json");
         let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        let facts = serde_json::from_slice(&text)
-            .map_err(|error| Error::BadFile { path, problem: format!("is not as expected: {error}") })?;
+        let facts = serde_json::from_slice(&text).map_err(|error| Error::BadFile {
+            path,
+            problem: format!("is not as expected: {error}"),
+        })?;
         let path = folder.join("oracle.safetensors");
         let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        let bad = |problem: String| Error::BadFile { path: path.clone(), problem };
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(format!("is no safetensors file: {error}")))?;
+        let bad = |problem: String| Error::BadFile {
+            path: path.clone(),
+            problem,
+        };
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| bad(format!("is no safetensors file: {error}")))?;
         let (mut floats, mut integers) = (BTreeMap::new(), BTreeMap::new());
         for (name, view) in file.iter() {
             let shape = view.shape().to_vec();
-            let words = view.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+            let words = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| [b[0], b[1], b[2], b[3]]);
             match view.dtype() {
                 Dtype::F32 => {
-                    floats.insert(name.to_owned(), (shape, words.map(f32::from_le_bytes).collect()));
+                    floats.insert(
+                        name.to_owned(),
+                        (shape, words.map(f32::from_le_bytes).collect()),
+                    );
                 }
                 Dtype::I32 => {
-                    integers.insert(name.to_owned(), (shape, words.map(i32::from_le_bytes).collect()));
+                    integers.insert(
+                        name.to_owned(),
+                        (shape, words.map(i32::from_le_bytes).collect()),
+                    );
                 }
                 Dtype::I64 => {
                     // Ids fit 32 bits: the low word of each.
                     let data = words.step_by(2).map(i32::from_le_bytes).collect();
                     integers.insert(name.to_owned(), (shape, data));
                 }
-                other => return Err(bad(format!("tensor {name:?} is of type {other:?}, expected F32, I32 or I64"))),
+                other => {
+                    return Err(bad(format!(
+                        "tensor {name:?} is of type {other:?}, expected F32, I32 or I64"
+                    )));
+                }
             }
         }
-        Ok(Self { floats, integers, facts })
+        Ok(Self {
+            floats,
+            integers,
+            facts,
+        })
     }
 
     fn ids(&self, name: &str, folder: &Path) -> Result<Vec<u32>> {
@@ -164,17 +205,37 @@ impl Oracle {
 ///
 /// # Errors
 /// The case cannot be read or run; differences are no errors but in the report.
-pub fn verify(folder: &Path, device: &Device, chunk_tokens: usize, forward: &ForwardOptions) -> Result<Report> {
+pub fn verify(
+    folder: &Path,
+    device: &Device,
+    chunk_tokens: usize,
+    forward: &ForwardOptions,
+) -> Result<Report> {
     let oracle = Oracle::open(folder)?;
     let model = Arc::new(Model::open(folder, device)?);
     let cache_format = CacheFormat {
-        latent: if oracle.facts.fp8_kv { LatentFormat::Fp8 } else { LatentFormat::F32 },
-        keys: if oracle.facts.fp8_index { KeyFormat::Fp8 } else { KeyFormat::F32 },
+        latent: if oracle.facts.fp8_kv {
+            LatentFormat::Fp8
+        } else {
+            LatentFormat::F32
+        },
+        keys: if oracle.facts.fp8_index {
+            KeyFormat::Fp8
+        } else {
+            KeyFormat::F32
+        },
     };
-    let mut compare = Compare { oracle: &oracle, tolerance: Tolerance::of(device), stages: Vec::new() };
+    let mut compare = Compare {
+        oracle: &oracle,
+        tolerance: Tolerance::of(device),
+        stages: Vec::new(),
+    };
     let n_layers = model.config().num_hidden_layers;
 
-    let options = SessionOptions { cache_format, chunk_tokens };
+    let options = SessionOptions {
+        cache_format,
+        chunk_tokens,
+    };
     let mut session = Session::new(model.clone(), options)?;
     session.set_forward(forward.clone())?;
     session.watch(Watch::everything(WatchedRows::All));
@@ -225,18 +286,37 @@ impl Compare<'_> {
             self.numbers(&name("expert_w"), &sorted_weights(layer, frames));
             self.numbers(&name("hidden"), &floats(Some(layer), Stage::Hidden, frames));
         }
-        self.numbers(&format!("{prefix}final_hidden"), &floats(None, Stage::FinalHidden, frames));
-        self.numbers(&format!("{prefix}logits"), &floats(None, Stage::Logits, frames));
+        self.numbers(
+            &format!("{prefix}final_hidden"),
+            &floats(None, Stage::FinalHidden, frames),
+        );
+        self.numbers(
+            &format!("{prefix}logits"),
+            &floats(None, Stage::Logits, frames),
+        );
     }
 
-    fn push(&mut self, name: &str, n: usize, max_difference: Option<f32>, close: bool, differing: Vec<SetDifference>) {
+    fn push(
+        &mut self,
+        name: &str,
+        n: usize,
+        max_difference: Option<f32>,
+        close: bool,
+        differing: Vec<SetDifference>,
+    ) {
         let shown = if name.starts_with("decode") || name.starts_with("mtp") {
             name.to_owned()
         } else {
             format!("prefill.{name}")
         };
         let ok = close && differing.iter().all(|difference| !difference.counts);
-        self.stages.push(StageReport { name: shown, n, max_difference, differing, ok });
+        self.stages.push(StageReport {
+            name: shown,
+            n,
+            max_difference,
+            differing,
+            ok,
+        });
     }
 
     /// Compares numbers of one shape, if the reference has this stage.
@@ -249,13 +329,35 @@ impl Compare<'_> {
 
     fn compare(&mut self, name: &str, got: &[f32], want: &[f32]) {
         let same_length = got.len() == want.len();
-        let close = same_length && got.iter().zip(want).all(|(&got, &want)| self.tolerance.close(got, want));
+        let close = same_length && self.all_close(name, got, want);
         let max = got.iter().zip(want).fold(0.0_f32, |max, (got, want)| {
             let difference = (got - want).abs();
             // Unlike `f32::max`, keeps NaN.
-            if difference > max || difference.is_nan() { difference } else { max }
+            if difference > max || difference.is_nan() {
+                difference
+            } else {
+                max
+            }
         });
-        self.push(name, want.len(), Some(if same_length { max } else { f32::NAN }), close, Vec::new());
+        self.push(
+            name,
+            want.len(),
+            Some(if same_length { max } else { f32::NAN }),
+            close,
+            Vec::new(),
+        );
+    }
+
+    fn all_close(&self, name: &str, got: &[f32], want: &[f32]) -> bool {
+        let pairs = || got.iter().copied().zip(want.iter().copied());
+        let n_off = pairs()
+            .filter(|&(got, want)| !self.tolerance.close(got, want))
+            .count();
+        let rounded = self.oracle.facts.fp8_index && name.ends_with("index_scores");
+        n_off == 0
+            || rounded
+                && n_off as f64 <= FP8_MOVED * got.len() as f64
+                && pairs().all(|(got, want)| Tolerance::FP8_STEP.close(got, want))
     }
 
     /// One row of a stage that the reference stacks over steps.
@@ -270,16 +372,22 @@ impl Compare<'_> {
 
     /// Index scores, where both sides see the position: the reference scores the future too.
     fn scores(&mut self, name: &str, layer: usize, frames: &[Frame]) {
-        let Some((shape, want)) = self.oracle.floats.get(name) else { return };
+        let Some((shape, want)) = self.oracle.floats.get(name) else {
+            return;
+        };
         let width = shape[1];
         let (mut got_seen, mut want_seen) = (Vec::new(), Vec::new());
         let first = shape[1] - shape[0];
         let mut rows = want.chunks_exact(width).enumerate();
         for frame in frames {
-            let Some(value) = frame.get(layer, Stage::IndexScores) else { continue };
+            let Some(value) = frame.get(layer, Stage::IndexScores) else {
+                continue;
+            };
             let context = value.shape()[1];
             for got in value.floats().unwrap_or_default().chunks_exact(context) {
-                let Some((row, want)) = rows.next() else { break };
+                let Some((row, want)) = rows.next() else {
+                    break;
+                };
                 let visible = (first + row + 1).min(context);
                 got_seen.extend_from_slice(&got[..visible]);
                 want_seen.extend_from_slice(&want[..first + row + 1]);
@@ -289,7 +397,9 @@ impl Compare<'_> {
     }
 
     fn selections(&mut self, name: &str, scores: &str, layer: usize, frames: &[Frame]) {
-        let Some((shape, want)) = self.oracle.integers.get(name) else { return };
+        let Some((shape, want)) = self.oracle.integers.get(name) else {
+            return;
+        };
         let (n, k) = (shape[0], shape[1]);
         let gap = |row: usize| match self.oracle.floats.get(scores) {
             Some((shape, scores)) => {
@@ -306,7 +416,9 @@ impl Compare<'_> {
     }
 
     fn routes(&mut self, name: &str, layer: usize, frames: &[Frame]) {
-        let Some((shape, want)) = self.oracle.integers.get(name) else { return };
+        let Some((shape, want)) = self.oracle.integers.get(name) else {
+            return;
+        };
         let gap = self.oracle.facts.min_expert_gap.unwrap_or(f32::INFINITY);
         let got = sets(layer, Stage::Experts, frames);
         let want: Vec<Vec<i32>> = want.chunks_exact(shape[1]).map(members).collect();
@@ -321,13 +433,25 @@ fn members(row: &[i32]) -> Vec<i32> {
     members
 }
 
-fn differences(got: &[Vec<i32>], want: &[Vec<i32>], gap: impl Fn(usize) -> f32) -> Vec<SetDifference> {
+fn differences(
+    got: &[Vec<i32>],
+    want: &[Vec<i32>],
+    gap: impl Fn(usize) -> f32,
+) -> Vec<SetDifference> {
     let rows = got.iter().zip(want).enumerate();
     rows.filter(|(_, (got, want))| got != want)
         .map(|(row, (got, want))| SetDifference {
             row,
-            missing: want.iter().copied().filter(|member| !got.contains(member)).collect(),
-            surplus: got.iter().copied().filter(|member| !want.contains(member)).collect(),
+            missing: want
+                .iter()
+                .copied()
+                .filter(|member| !got.contains(member))
+                .collect(),
+            surplus: got
+                .iter()
+                .copied()
+                .filter(|member| !want.contains(member))
+                .collect(),
             gap: gap(row),
             counts: gap(row) > DECIDED_BY_ROUNDING,
         })
@@ -338,11 +462,17 @@ fn differences(got: &[Vec<i32>], want: &[Vec<i32>], gap: impl Fn(usize) -> f32) 
 fn boundary_gap(scores: &[f32], k: usize) -> f32 {
     let mut sorted = scores.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    if sorted.len() > k { sorted[k - 1] - sorted[k] } else { f32::INFINITY }
+    if sorted.len() > k {
+        sorted[k - 1] - sorted[k]
+    } else {
+        f32::INFINITY
+    }
 }
 
 fn floats(layer: Option<usize>, stage: Stage, frames: &[Frame]) -> Vec<f32> {
-    let values = frames.iter().filter_map(|frame| frame.get(layer, stage)?.floats());
+    let values = frames
+        .iter()
+        .filter_map(|frame| frame.get(layer, stage)?.floats());
     values.flatten().copied().collect()
 }
 
@@ -351,22 +481,32 @@ fn sets(layer: usize, stage: Stage, frames: &[Frame]) -> Vec<Vec<i32>> {
     values
         .flat_map(|value| {
             let width = value.shape()[1];
-            value.integers().unwrap_or_default().chunks_exact(width).map(members)
+            value
+                .integers()
+                .unwrap_or_default()
+                .chunks_exact(width)
+                .map(members)
         })
         .collect()
 }
 
 /// Expert weights of each row, largest first: the reference's order.
 fn sorted_weights(layer: usize, frames: &[Frame]) -> Vec<f32> {
-    let values = frames.iter().filter_map(|frame| frame.get(layer, Stage::ExpertWeights));
+    let values = frames
+        .iter()
+        .filter_map(|frame| frame.get(layer, Stage::ExpertWeights));
     values
         .flat_map(|value| {
             let width = value.shape()[1];
-            value.floats().unwrap_or_default().chunks_exact(width).flat_map(|row| {
-                let mut row = row.to_vec();
-                row.sort_unstable_by(|a, b| b.total_cmp(a));
-                row
-            })
+            value
+                .floats()
+                .unwrap_or_default()
+                .chunks_exact(width)
+                .flat_map(|row| {
+                    let mut row = row.to_vec();
+                    row.sort_unstable_by(|a, b| b.total_cmp(a));
+                    row
+                })
         })
         .collect()
 }

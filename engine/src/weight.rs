@@ -22,7 +22,10 @@ pub struct Weight {
 #[derive(Clone, Debug)]
 enum Storage {
     /// The mapped bytes of the checkpoint, and the FP8 block scales.
-    Stored { tensor: StoredTensor, scales: Option<Vec<f32>> },
+    Stored {
+        tensor: StoredTensor,
+        scales: Option<Vec<f32>>,
+    },
     /// Row slices, none above [`MAX_SLICE_BYTES`], one below the other.
     Slices(Vec<Tensor<2>>),
 }
@@ -46,12 +49,14 @@ impl Weight {
         let tensor = find(checkpoint, name)?;
         let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
         let scales = match tensor.dtype {
-            StoredType::F8E4M3 => {
-                Some(floats(&find(checkpoint, &format!("{name}_scale_inv"))?))
-            }
+            StoredType::F8E4M3 => Some(floats(&find(checkpoint, &format!("{name}_scale_inv"))?)),
             _ => None,
         };
-        let stored = Self { rows, cols, storage: Storage::Stored { tensor, scales } };
+        let stored = Self {
+            rows,
+            cols,
+            storage: Storage::Stored { tensor, scales },
+        };
         let Place::Burn { .. } = &device.place else {
             return Ok(stored);
         };
@@ -67,13 +72,21 @@ impl Weight {
                 device.place.tensor(data, [n, cols])
             })
             .collect();
-        Ok(Self { rows, cols, storage: Storage::Slices(slices) })
+        Ok(Self {
+            rows,
+            cols,
+            storage: Storage::Slices(slices),
+        })
     }
 
     /// A matrix that is already a tensor `[rows, cols]`, for training and tests.
     pub fn from_tensor(tensor: Tensor<2>) -> Self {
         let [rows, cols] = tensor.dims();
-        Self { rows, cols, storage: Storage::Slices(vec![tensor]) }
+        Self {
+            rows,
+            cols,
+            storage: Storage::Slices(vec![tensor]),
+        }
     }
 
     /// Bytes that this weight keeps resident: as stored on the CPU, as expanded elsewhere.
@@ -84,11 +97,6 @@ impl Weight {
             }
             Storage::Slices(_) => self.rows * self.cols * 4,
         }
-    }
-
-    /// Whether the bytes are on the host, as stored.
-    pub(crate) fn is_stored(&self) -> bool {
-        matches!(self.storage, Storage::Stored { .. })
     }
 
     /// The host form.
@@ -103,7 +111,13 @@ impl Weight {
             StoredType::F8E4M3 => Dtype::F8E4M3,
             other => unreachable!("the fit check refuses matrices of type {other:?}"),
         };
-        Matrix::new(tensor.bytes(), dtype, self.rows, self.cols, scales.as_deref())
+        Matrix::new(
+            tensor.bytes(),
+            dtype,
+            self.rows,
+            self.cols,
+            scales.as_deref(),
+        )
     }
 
     /// The portable form, one below the other.
@@ -140,7 +154,9 @@ impl Embedding {
     /// # Errors
     /// The checkpoint has no such matrix.
     pub fn load(checkpoint: &Checkpoint, name: &str) -> Result<Self> {
-        Ok(Self { weight: Weight::load(checkpoint, name, &Device::cpu())? })
+        Ok(Self {
+            weight: Weight::load(checkpoint, name, &Device::cpu())?,
+        })
     }
 
     /// Rows of `ids`, `[tokens, hidden_size]`.
@@ -177,15 +193,16 @@ impl Vector {
     }
 
     pub(crate) fn tensor(&self) -> Tensor<1> {
-        self.tensor.clone().expect("portable bodies are given tensors")
+        self.tensor
+            .clone()
+            .expect("portable bodies are given tensors")
     }
 }
 
 fn find(checkpoint: &Checkpoint, name: &str) -> Result<StoredTensor> {
-    checkpoint
-        .get(name)
-        .cloned()
-        .ok_or_else(|| Error::Misfit { problems: vec![format!("missing tensor {name:?}")] })
+    checkpoint.get(name).cloned().ok_or_else(|| Error::Misfit {
+        problems: vec![format!("missing tensor {name:?}")],
+    })
 }
 
 /// Every element of a small stored tensor as `f32`.

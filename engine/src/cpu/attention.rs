@@ -47,7 +47,10 @@ pub struct AttentionWeights {
 impl AttentionWeights {
     /// Asks for the rows from `first` on.
     pub fn new(first: usize) -> Self {
-        Self { first, ..Self::default() }
+        Self {
+            first,
+            ..Self::default()
+        }
     }
 
     /// Makes room for `n` rows.
@@ -117,7 +120,10 @@ struct Task<'a> {
 /// Attends from `q` `[tokens, heads × (dn + dr)]`, whose first token is at `position`, to what
 /// `selection` holds for each token (everything up to itself if there is none): `out`
 /// `[tokens, heads × dv]`. `w_kvb` is `[heads × (dn + dv), rank]`.
-#[allow(clippy::too_many_arguments, reason = "one call, named by its caller's fields")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call, named by its caller's fields"
+)]
 pub fn attend(
     heads: Heads,
     q: &[f32],
@@ -128,20 +134,40 @@ pub fn attend(
     out: &mut [f32],
     weights: Option<&mut AttentionWeights>,
 ) {
-    let Heads { n_heads, dn, dr, dv, rank, .. } = heads;
+    let Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        rank,
+        ..
+    } = heads;
     let n = q.len() / (n_heads * (dn + dr));
     let n_slots = selection.map_or(position + n, |selection| selection.k);
-    let call = Call { heads, q, w_kvb, cache, position, selection };
+    let call = Call {
+        heads,
+        q,
+        w_kvb,
+        cache,
+        position,
+        selection,
+    };
     let workers = rayon::current_num_threads();
     // Queries and outputs on the latents take at most half of the worker's scratch.
     let most_tokens = workspace_per_worker() / 2 / (n_heads * (2 * rank + dr));
     let (tokens_each, heads_each) = if n < workers {
         (1, n_heads.div_ceil(workers / n.max(1)))
     } else {
-        (n.div_ceil(4 * workers).clamp(1, most_tokens.max(1)), n_heads)
+        (
+            n.div_ceil(4 * workers).clamp(1, most_tokens.max(1)),
+            n_heads,
+        )
     };
 
-    let mut none = AttentionWeights { first: n, ..AttentionWeights::default() };
+    let mut none = AttentionWeights {
+        first: n,
+        ..AttentionWeights::default()
+    };
     let weights = weights.unwrap_or(&mut none);
     weights.prepare(n, n_heads, n_slots);
     let first_weighed = weights.first;
@@ -158,13 +184,23 @@ pub fn attend(
             let room = std::mem::take(&mut left);
             let (mine, rest) = room.split_at_mut(weighed * heads.len() * n_slots);
             left = rest;
-            tasks.push(Task { call, tokens: tokens.clone(), heads, out, weights: mine, n_slots });
+            tasks.push(Task {
+                call,
+                tokens: tokens.clone(),
+                heads,
+                out,
+                weights: mine,
+                n_slots,
+            });
         }
     }
     if let [task] = tasks.as_mut_slice() {
         task.run();
     } else {
-        tasks.into_par_iter().with_max_len(1).for_each(|mut task| task.run());
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|mut task| task.run());
     }
 }
 
@@ -191,7 +227,14 @@ impl WithSimd for &mut Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn work<S: Simd, const P: usize, const T: usize>(&mut self, simd: S) {
-        let Heads { n_heads, dn, dr, dv, rank, scale } = self.call.heads;
+        let Heads {
+            n_heads,
+            dn,
+            dr,
+            dv,
+            rank,
+            scale,
+        } = self.call.heads;
         let (n, h) = (self.tokens.len(), self.heads.len());
         let width = rank + dr;
         let stride = n_heads * (dn + dr);
@@ -227,7 +270,15 @@ impl Task<'_> {
                 for first in (0..n_keys).step_by(KEYS) {
                     let part = readable.part(first..n_keys.min(first + KEYS));
                     let keys = Gathered::new(self.call.cache, part, &mut latents);
-                    score::<S, P, T>(simd, queries, keys.rows(), scale, n_keys, first, &mut scores);
+                    score::<S, P, T>(
+                        simd,
+                        queries,
+                        keys.rows(),
+                        scale,
+                        n_keys,
+                        first,
+                        &mut scores,
+                    );
                 }
                 for scores in scores.chunks_exact_mut(n_keys) {
                     softmax(scores);
@@ -243,7 +294,10 @@ impl Task<'_> {
 
         // out = W_UV o_lat
         for (at, head) in self.heads.clone().enumerate() {
-            let w_uv = self.call.w_kvb.several(head * (dn + dv) + dn, dv, &mut scratch);
+            let w_uv = self
+                .call
+                .w_kvb
+                .several(head * (dn + dv) + dn, dv, &mut scratch);
             for row in 0..n {
                 let latent = &outs[(row * h + at) * rank..][..rank];
                 let out = &mut self.out[(row * h + at) * dv..][..dv];
@@ -256,8 +310,11 @@ impl Task<'_> {
     fn keep(&mut self, row: usize, heads: Range<usize>, scores: &[f32], n_keys: usize) {
         let h = self.heads.len();
         let weighed = self.weights.len() / (h * self.n_slots).max(1);
-        let Some(row) = (row + weighed).checked_sub(self.tokens.len()) else { return };
-        let rows = self.weights[(row * h + heads.start) * self.n_slots..].chunks_exact_mut(self.n_slots);
+        let Some(row) = (row + weighed).checked_sub(self.tokens.len()) else {
+            return;
+        };
+        let rows =
+            self.weights[(row * h + heads.start) * self.n_slots..].chunks_exact_mut(self.n_slots);
         for (into, scores) in rows.zip(scores.chunks_exact(n_keys)) {
             into[..n_keys].copy_from_slice(scores);
         }

@@ -42,7 +42,10 @@ impl<'a> Unit<'a> {
 
     /// `silu(gate) · up`, `[tokens, width]`, into `gate`.
     fn activate(&mut self) {
-        dispatch(Activate { gate: &mut self.gate, up: &self.up });
+        dispatch(Activate {
+            gate: &mut self.gate,
+            up: &self.up,
+        });
         turn(&mut self.gate, &mut self.up, self.n);
     }
 }
@@ -59,9 +62,26 @@ fn turn(values: &mut Vec<f32>, spare: &mut Vec<f32>, n: usize) {
 /// Puts all units through their feed-forwards.
 fn run(units: &mut [Unit]) {
     let first = units.iter_mut().flat_map(|unit| {
-        let Unit { matrices, x, gate, up, .. } = unit;
+        let Unit {
+            matrices,
+            x,
+            gate,
+            up,
+            ..
+        } = unit;
         let x = x.as_slice();
-        [Job { matrix: matrices[0], x, out: gate }, Job { matrix: matrices[1], x, out: up }]
+        [
+            Job {
+                matrix: matrices[0],
+                x,
+                out: gate,
+            },
+            Job {
+                matrix: matrices[1],
+                x,
+                out: up,
+            },
+        ]
     });
     jobs::run(first.collect());
     if units.iter().map(|unit| unit.gate.len()).sum::<usize>() < 1 << 12 {

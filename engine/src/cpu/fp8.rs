@@ -15,7 +15,11 @@ pub(crate) fn decode(code: u8) -> f32 {
     let normal = (magnitude << 20) + (120 << 23);
     let subnormal = (magnitude as f32 * (1.0 / 512.0)).to_bits();
     let bits = if magnitude < 8 { subnormal } else { normal };
-    let bits = if magnitude == 0x7f { f32::NAN.to_bits() } else { bits };
+    let bits = if magnitude == 0x7f {
+        f32::NAN.to_bits()
+    } else {
+        bits
+    };
     f32::from_bits(sign | bits)
 }
 
@@ -38,7 +42,11 @@ pub(crate) fn encode(value: f32) -> u8 {
 pub(crate) fn scale(block: &[f32]) -> f32 {
     let mut amax = 1e-4_f32;
     for value in block {
-        amax = if value.abs() > amax { value.abs() } else { amax };
+        amax = if value.abs() > amax {
+            value.abs()
+        } else {
+            amax
+        };
     }
     let bits = (amax * (1.0 / MAX)).to_bits();
     let exponent = (bits >> 23) + u32::from(bits & 0x007f_ffff != 0);
@@ -64,8 +72,19 @@ mod tests {
 
     #[test]
     fn the_table_is_that_of_the_format() {
-        let cases = [(0x00, 0.0), (0x01, 1.0 / 512.0), (0x07, 7.0 / 512.0), (0x08, 1.0 / 64.0)];
-        let more = [(0x38, 1.0), (0x3f, 1.875), (0x7e, 448.0), (0xfe, -448.0), (0xb8, -1.0)];
+        let cases = [
+            (0x00, 0.0),
+            (0x01, 1.0 / 512.0),
+            (0x07, 7.0 / 512.0),
+            (0x08, 1.0 / 64.0),
+        ];
+        let more = [
+            (0x38, 1.0),
+            (0x3f, 1.875),
+            (0x7e, 448.0),
+            (0xfe, -448.0),
+            (0xb8, -1.0),
+        ];
         for (code, want) in cases.into_iter().chain(more) {
             assert_eq!(decode(code), want, "{code:#04x}");
         }
@@ -80,7 +99,11 @@ mod tests {
             if code < 0x7e {
                 let (low, high) = (decode(code), decode(code + 1));
                 let middle = (low + high) / 2.0;
-                assert_eq!(encode(middle), code + (code & 1), "ties go to the even code");
+                assert_eq!(
+                    encode(middle),
+                    code + (code & 1),
+                    "ties go to the even code"
+                );
                 assert_eq!(encode(f32::from_bits(middle.to_bits() - 1)), code);
                 assert_eq!(encode(f32::from_bits(middle.to_bits() + 1)), code + 1);
             }

@@ -53,7 +53,11 @@ impl KeyCache {
             KeyFormat::F32 => Pages::F32(Vec::new()),
             KeyFormat::Fp8 => Pages::Fp8(Vec::new()),
         };
-        Self { dim, n_tokens: 0, pages }
+        Self {
+            dim,
+            n_tokens: 0,
+            pages,
+        }
     }
 
     /// How keys are stored.
@@ -138,7 +142,9 @@ impl KeyCache {
                 let codes = page.codes[at * dim * LANES..][..dim * LANES].chunks(BLOCK * LANES);
                 let scales = page.scales[at * n_scales * LANES..].chunks_exact(LANES);
                 let scratch = &mut scratch[..dim * LANES];
-                for ((into, codes), scales) in scratch.chunks_mut(BLOCK * LANES).zip(codes).zip(scales) {
+                for ((into, codes), scales) in
+                    scratch.chunks_mut(BLOCK * LANES).zip(codes).zip(scales)
+                {
                     let channels = into.as_chunks_mut::<LANES>().0.iter_mut();
                     for (values, codes) in channels.zip(codes.as_chunks::<LANES>().0) {
                         for lane in 0..LANES {
@@ -164,7 +170,12 @@ struct Queries<'a> {
 
 impl<'a> Queries<'a> {
     fn new(q: &'a [f32], w: &'a [f32], n_heads: usize, position: usize) -> Self {
-        Self { q, w, n_heads, position }
+        Self {
+            q,
+            w,
+            n_heads,
+            position,
+        }
     }
 
     fn n(&self) -> usize {
@@ -210,16 +221,37 @@ const BLOCKS_ALONE: usize = 32;
 /// Scores of all queries `[tokens, context]`, by all workers.
 fn fill(queries: Queries, cache: &KeyCache, context: usize, scores: &mut [f32]) {
     if queries.n() == 1 {
-        let blocks = context.div_ceil(LANES).div_ceil(4 * rayon::current_num_threads()).max(BLOCKS_ALONE);
-        scores.par_chunks_mut(blocks * LANES).enumerate().for_each(|(piece, scores)| {
-            let width = scores.len();
-            dispatch(Score { queries, cache, first_block: piece * blocks, width, scores });
-        });
+        let blocks = context
+            .div_ceil(LANES)
+            .div_ceil(4 * rayon::current_num_threads())
+            .max(BLOCKS_ALONE);
+        scores
+            .par_chunks_mut(blocks * LANES)
+            .enumerate()
+            .for_each(|(piece, scores)| {
+                let width = scores.len();
+                dispatch(Score {
+                    queries,
+                    cache,
+                    first_block: piece * blocks,
+                    width,
+                    scores,
+                });
+            });
     } else {
-        scores.par_chunks_mut(ROWS * context).enumerate().for_each(|(group, scores)| {
-            let queries = queries.rows(group * ROWS, scores.len() / context);
-            dispatch(Score { queries, cache, first_block: 0, width: context, scores });
-        });
+        scores
+            .par_chunks_mut(ROWS * context)
+            .enumerate()
+            .for_each(|(group, scores)| {
+                let queries = queries.rows(group * ROWS, scores.len() / context);
+                dispatch(Score {
+                    queries,
+                    cache,
+                    first_block: 0,
+                    width: context,
+                    scores,
+                });
+            });
     }
 }
 
@@ -242,7 +274,10 @@ pub fn select(
     let choose = |position: usize, scores: &[f32], indices: &mut [i32], keys: &mut Vec<u32>| {
         let visible = &scores[..=position];
         // Without looking where: that runs on whole registers.
-        if visible.iter().fold(false, |any, score| any | score.is_nan()) {
+        if visible
+            .iter()
+            .fold(false, |any, score| any | score.is_nan())
+        {
             return Err(position);
         }
         top_k_into(visible, indices, keys);
@@ -255,18 +290,32 @@ pub fn select(
         return Ok(Selection { k, indices });
     }
     let rows = (workspace_per_worker() / (position + n)).clamp(1, ROWS);
-    indices.par_chunks_mut(rows * k).enumerate().try_for_each(|(group, indices)| {
-        let queries = queries.rows(group * rows, indices.len() / k);
-        // The last of the group sees the most.
-        let width = queries.position + queries.n();
-        let mut scores = vec![0.0; queries.n() * width];
-        dispatch(Score { queries, cache, first_block: 0, width, scores: &mut scores });
-        let mut keys = Vec::new();
-        for (row, indices) in indices.chunks_exact_mut(k).enumerate() {
-            choose(queries.position + row, &scores[row * width..][..width], indices, &mut keys)?;
-        }
-        Ok::<(), usize>(())
-    })?;
+    indices
+        .par_chunks_mut(rows * k)
+        .enumerate()
+        .try_for_each(|(group, indices)| {
+            let queries = queries.rows(group * rows, indices.len() / k);
+            // The last of the group sees the most.
+            let width = queries.position + queries.n();
+            let mut scores = vec![0.0; queries.n() * width];
+            dispatch(Score {
+                queries,
+                cache,
+                first_block: 0,
+                width,
+                scores: &mut scores,
+            });
+            let mut keys = Vec::new();
+            for (row, indices) in indices.chunks_exact_mut(k).enumerate() {
+                choose(
+                    queries.position + row,
+                    &scores[row * width..][..width],
+                    indices,
+                    &mut keys,
+                )?;
+            }
+            Ok::<(), usize>(())
+        })?;
     Ok(Selection { k, indices })
 }
 
@@ -296,7 +345,13 @@ impl WithSimd for Score<'_> {
 impl Score<'_> {
     #[inline(always)]
     fn blocks<S: Simd, const P: usize, const T: usize>(self, simd: S) {
-        let Self { queries, cache, first_block, width, scores } = self;
+        let Self {
+            queries,
+            cache,
+            first_block,
+            width,
+            scores,
+        } = self;
         let dim = cache.dim;
         let n_heads = queries.n_heads;
         let mut scratch = vec![0.0; dim * LANES];
@@ -392,7 +447,11 @@ mod tests {
                             .map(|head| {
                                 let q = &q[(t * n_heads + head) * dim..][..dim];
                                 let k = &rounded[s * dim..][..dim];
-                                let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                                let dot: f64 = q
+                                    .iter()
+                                    .zip(k)
+                                    .map(|(q, k)| f64::from(*q) * f64::from(*k))
+                                    .sum();
                                 f64::from(w[t * n_heads + head]) * dot.max(0.0)
                             })
                             .sum();
@@ -403,17 +462,30 @@ mod tests {
                             "{format:?}, {n_heads} heads of {dim}, {t} on {s}: {got} is not {want}"
                         );
                     }
-                    assert!(scores[t * n + t + 1..(t + 1) * n].iter().all(|&s| s == f32::NEG_INFINITY));
+                    assert!(
+                        scores[t * n + t + 1..(t + 1) * n]
+                            .iter()
+                            .all(|&s| s == f32::NEG_INFINITY)
+                    );
                     // One token alone: the same bits, the same selection.
-                    let (q, w) = (&q[t * n_heads * dim..][..n_heads * dim], &w[t * n_heads..][..n_heads]);
-                    assert_eq!(index_scores(q, w, n_heads, &cache, t), scores[t * n..][..=t]);
+                    let (q, w) = (
+                        &q[t * n_heads * dim..][..n_heads * dim],
+                        &w[t * n_heads..][..n_heads],
+                    );
+                    assert_eq!(
+                        index_scores(q, w, n_heads, &cache, t),
+                        scores[t * n..][..=t]
+                    );
                     let k = 5;
                     let alone = select(q, w, n_heads, &cache, t, k).unwrap();
                     assert_eq!(alone.indices, top_k(&scores[t * n..][..=t], k));
                 }
                 let together = select(&q, &w, n_heads, &cache, 0, 5).unwrap();
                 for t in 0..n {
-                    assert_eq!(together.indices[t * 5..][..5], top_k(&scores[t * n..][..=t], 5));
+                    assert_eq!(
+                        together.indices[t * 5..][..5],
+                        top_k(&scores[t * n..][..=t], 5)
+                    );
                 }
             }
         }

@@ -33,7 +33,9 @@ pub(super) fn run(jobs: Vec<Job>) {
         }
         return;
     }
-    let target = total.div_ceil(PIECES * rayon::current_num_threads()).max(ALONE / 2);
+    let target = total
+        .div_ceil(PIECES * rayon::current_num_threads())
+        .max(ALONE / 2);
     let mut pieces = Vec::new();
     for Job { matrix, x, out } in jobs {
         let n = x.len() / matrix.cols;
@@ -46,7 +48,10 @@ pub(super) fn run(jobs: Vec<Job>) {
             pieces.push((matrix, i * rows, x, out));
         }
     }
-    pieces.into_par_iter().with_max_len(1).for_each(|(matrix, first, x, out)| piece(&matrix, first, x, out));
+    pieces
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(matrix, first, x, out)| piece(&matrix, first, x, out));
 }
 
 /// Applies matrices that share their input `x` `[tokens, cols]`: `into[i]` is `[tokens, rows]`.
@@ -56,9 +61,15 @@ pub fn linear(x: &[f32], matrices: &[Matrix], into: &mut [&mut [f32]]) {
         run(jobs_of(x, matrices, into.iter_mut().map(|out| &mut **out)));
         return;
     }
-    let mut transposed: Vec<Vec<f32>> =
-        matrices.iter().map(|matrix| vec![0.0; matrix.rows * n]).collect();
-    run(jobs_of(x, matrices, transposed.iter_mut().map(Vec::as_mut_slice)));
+    let mut transposed: Vec<Vec<f32>> = matrices
+        .iter()
+        .map(|matrix| vec![0.0; matrix.rows * n])
+        .collect();
+    run(jobs_of(
+        x,
+        matrices,
+        transposed.iter_mut().map(Vec::as_mut_slice),
+    ));
     for (from, into) in transposed.iter().zip(into) {
         transpose(from, n, into);
     }
@@ -69,7 +80,11 @@ fn jobs_of<'a>(
     matrices: &[Matrix<'a>],
     outs: impl Iterator<Item = &'a mut [f32]>,
 ) -> Vec<Job<'a>> {
-    matrices.iter().zip(outs).map(|(&matrix, out)| Job { matrix, x, out }).collect()
+    matrices
+        .iter()
+        .zip(outs)
+        .map(|(&matrix, out)| Job { matrix, x, out })
+        .collect()
 }
 
 /// `into` `[n, rows]` from `from` `[rows, n]`.
@@ -82,22 +97,30 @@ pub(super) fn transpose(from: &[f32], n: usize, into: &mut [f32]) {
     // first-level cache, which holds 8 lines or more.
     const COLUMNS: usize = 8;
     const ROWS: usize = 16;
-    into.par_chunks_mut(COLUMNS * rows).with_min_len(8).enumerate().for_each(|(block, into)| {
-        let first = block * COLUMNS;
-        for row in (0..rows).step_by(ROWS) {
-            for (column, into) in into.chunks_exact_mut(rows).enumerate() {
-                let from = from[row * n..].chunks_exact(n);
-                for (value, from) in into[row..].iter_mut().take(ROWS).zip(from) {
-                    *value = from[first + column];
+    into.par_chunks_mut(COLUMNS * rows)
+        .with_min_len(8)
+        .enumerate()
+        .for_each(|(block, into)| {
+            let first = block * COLUMNS;
+            for row in (0..rows).step_by(ROWS) {
+                for (column, into) in into.chunks_exact_mut(rows).enumerate() {
+                    let from = from[row * n..].chunks_exact(n);
+                    for (value, from) in into[row..].iter_mut().take(ROWS).zip(from) {
+                        *value = from[first + column];
+                    }
                 }
             }
-        }
-    });
+        });
 }
 
 /// Rows `first..` of `matrix` times all of `x`, as many as `out` `[rows, tokens]` holds.
 fn piece(matrix: &Matrix, first: usize, x: &[f32], out: &mut [f32]) {
-    dispatch(Piece { matrix, first, x, out });
+    dispatch(Piece {
+        matrix,
+        first,
+        x,
+        out,
+    });
 }
 
 struct Piece<'a> {
@@ -128,12 +151,24 @@ impl Piece<'_> {
         self,
         simd: S,
     ) {
-        let Self { matrix, first, x, out } = self;
+        let Self {
+            matrix,
+            first,
+            x,
+            out,
+        } = self;
         let cols = matrix.cols;
         let n = x.len() / cols;
         let rows = out.len() / n;
         let at_once = if n == 1 { ALONE } else { R };
-        let mut scratch = vec![0.0; if matrix.is_in_place() { 0 } else { at_once * cols }];
+        let mut scratch = vec![
+            0.0;
+            if matrix.is_in_place() {
+                0
+            } else {
+                at_once * cols
+            }
+        ];
         let mut row = 0;
         while row < rows {
             let here = at_once.min(rows - row);
@@ -189,7 +224,13 @@ mod tests {
 
     #[test]
     fn products_are_right_and_a_token_does_not_depend_on_its_company() {
-        for (rows, cols, n) in [(1, 1, 1), (9, 17, 3), (33, 300, 5), (64, 128, 17), (4, 16, 2)] {
+        for (rows, cols, n) in [
+            (1, 1, 1),
+            (9, 17, 3),
+            (33, 300, 5),
+            (64, 128, 17),
+            (4, 16, 2),
+        ] {
             let weights = numbers(rows * cols, 0.1);
             let bytes: &[u8] = bytemuck::cast_slice(&weights);
             let matrix = Matrix::new(bytes, Dtype::F32, rows, cols, None);
@@ -203,8 +244,15 @@ mod tests {
                 assert_eq!(alone, all[token * rows..][..rows]);
                 for (row, got) in alone.iter().enumerate() {
                     let row = &weights[row * cols..][..cols];
-                    let want: f64 = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                    assert!((f64::from(*got) - want).abs() <= ABSOLUTE, "{got} is not {want}");
+                    let want: f64 = row
+                        .iter()
+                        .zip(x)
+                        .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                        .sum();
+                    assert!(
+                        (f64::from(*got) - want).abs() <= ABSOLUTE,
+                        "{got} is not {want}"
+                    );
                 }
             }
         }
@@ -213,7 +261,9 @@ mod tests {
     #[test]
     fn stored_types_give_the_bits_of_their_expansion() {
         let (rows, cols, n) = (13, 260, 3);
-        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 0x7f) as u8 | ((i as u8 & 1) << 7)).collect();
+        let codes: Vec<u8> = (0..rows * cols)
+            .map(|i| (i * 37 % 0x7f) as u8 | ((i as u8 & 1) << 7))
+            .collect();
         let scales: Vec<f32> = (0..3).map(|i| 2.0_f32.powi(i - 9)).collect();
         let halves: Vec<u8> = (0..rows * cols)
             .flat_map(|i| half::bf16::from_f32((i as f32).sin()).to_le_bytes())

@@ -50,7 +50,12 @@ impl LatentCache {
             LatentFormat::Bf16 => Pages::Bf16(Vec::new()),
             LatentFormat::Fp8 => Pages::Fp8(Vec::new()),
         };
-        Self { rank, dr, n_tokens: 0, pages }
+        Self {
+            rank,
+            dr,
+            n_tokens: 0,
+            pages,
+        }
     }
 
     fn n_scales(&self) -> usize {
@@ -59,7 +64,10 @@ impl LatentCache {
 
     /// Appends latents `[tokens, rank]` and roped keys `[tokens, dr]`.
     pub fn push(&mut self, latents: &[f32], k_pe: &[f32]) {
-        for (latent, k_pe) in latents.chunks_exact(self.rank).zip(k_pe.chunks_exact(self.dr)) {
+        for (latent, k_pe) in latents
+            .chunks_exact(self.rank)
+            .zip(k_pe.chunks_exact(self.dr))
+        {
             self.push_one(latent, k_pe);
         }
     }
@@ -140,7 +148,9 @@ impl LatentCache {
     /// The row `[latent ; roped key]` of a token, where it is stored as `f32`.
     #[inline(always)]
     pub(super) fn in_place(&self, token: usize) -> Option<&[f32]> {
-        let Pages::F32(pages) = &self.pages else { return None };
+        let Pages::F32(pages) = &self.pages else {
+            return None;
+        };
         let width = self.rank + self.dr;
         Some(&pages[token / PAGE_TOKENS][token % PAGE_TOKENS * width..][..width])
     }
@@ -195,7 +205,9 @@ impl<'a> Gathered<'a> {
         let mut rows: [&[f32]; KEYS] = [&[]; KEYS];
         if matches!(cache.pages, Pages::F32(_)) {
             for (row, token) in rows.iter_mut().zip(tokens) {
-                *row = cache.in_place(token).expect("pages of f32 are read in place");
+                *row = cache
+                    .in_place(token)
+                    .expect("pages of f32 are read in place");
             }
         } else {
             scratch.resize(KEYS * width, 0.0);

@@ -54,16 +54,31 @@ impl<'a> Matrix<'a> {
         cols: usize,
         scales: Option<&'a [f32]>,
     ) -> Self {
-        assert_eq!(bytes.len(), rows * cols * dtype.n_bytes(), "bytes of a {rows} × {cols} matrix");
+        assert_eq!(
+            bytes.len(),
+            rows * cols * dtype.n_bytes(),
+            "bytes of a {rows} × {cols} matrix"
+        );
         let n_scales = rows.div_ceil(BLOCK) * cols.div_ceil(BLOCK);
         if dtype == Dtype::F8E4M3 {
-            assert_eq!(scales.map_or(0, <[f32]>::len), n_scales, "scales of a {rows} × {cols} matrix");
+            assert_eq!(
+                scales.map_or(0, <[f32]>::len),
+                n_scales,
+                "scales of a {rows} × {cols} matrix"
+            );
         }
         let little = cfg!(target_endian = "little");
         let floats = (dtype == Dtype::F32 && little)
             .then(|| bytemuck::try_cast_slice(bytes).ok())
             .flatten();
-        Self { bytes, floats, dtype, rows, cols, scales }
+        Self {
+            bytes,
+            floats,
+            dtype,
+            rows,
+            cols,
+            scales,
+        }
     }
 
     /// Row `row` as `f32`, `[cols]`.
@@ -78,7 +93,9 @@ impl<'a> Matrix<'a> {
 
     /// Row `row` in place.
     pub(super) fn in_place(&self, row: usize) -> &'a [f32] {
-        let floats = self.floats.expect("asked for only where rows can be read in place");
+        let floats = self
+            .floats
+            .expect("asked for only where rows can be read in place");
         &floats[row * self.cols..][..self.cols]
     }
 
@@ -142,7 +159,12 @@ fn from_f16(half: u16) -> f32 {
     let sign = (half & 0x8000) << 16;
     let magnitude = half & 0x7fff;
     // Exponent bias 127 instead of 15; infinities and NaN have all exponent bits.
-    let normal = (magnitude << 13) + if magnitude >= 0x7c00 { 224 << 23 } else { 112 << 23 };
+    let normal = (magnitude << 13)
+        + if magnitude >= 0x7c00 {
+            224 << 23
+        } else {
+            112 << 23
+        };
     let subnormal = (magnitude as f32 * (1.0 / 16_777_216.0)).to_bits();
     f32::from_bits(sign | if magnitude < 0x400 { subnormal } else { normal })
 }
@@ -156,7 +178,10 @@ mod tests {
         for bits in 0..=u16::MAX {
             let want = half::f16::from_bits(bits).to_f32();
             let got = from_f16(bits);
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#06x}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{bits:#06x}"
+            );
         }
     }
 

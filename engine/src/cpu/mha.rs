@@ -33,7 +33,10 @@ struct Task<'a> {
 }
 
 /// As [`super::attend`], in the expanded form.
-#[allow(clippy::too_many_arguments, reason = "one call, named by its caller's fields")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call, named by its caller's fields"
+)]
 pub fn attend_mha(
     heads: Heads,
     q: &[f32],
@@ -44,7 +47,13 @@ pub fn attend_mha(
     out: &mut [f32],
     weights: Option<&mut AttentionWeights>,
 ) {
-    let Heads { n_heads, dn, dr, dv, .. } = heads;
+    let Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        ..
+    } = heads;
     let n = q.len() / (n_heads * (dn + dr));
     let n_slots = selection.map_or(position + n, |selection| selection.k);
     let first_weighed = weights.as_ref().map_or(n, |weights| weights.first);
@@ -55,7 +64,17 @@ pub fn attend_mha(
         .map(|(head, out)| {
             let weights = vec![0.0; (n - first_weighed) * n_slots];
             let mut task = Task {
-                heads, head, q, w_kvb, cache, position, selection, out, first_weighed, weights, n_slots,
+                heads,
+                head,
+                q,
+                w_kvb,
+                cache,
+                position,
+                selection,
+                out,
+                first_weighed,
+                weights,
+                n_slots,
             };
             dispatch(&mut task);
             task.weights
@@ -93,12 +112,23 @@ impl WithSimd for &mut Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn work<S: Simd, const P: usize>(&mut self, simd: S) {
-        let Heads { n_heads, dn, dr, dv, rank, scale } = self.heads;
+        let Heads {
+            n_heads,
+            dn,
+            dr,
+            dv,
+            rank,
+            scale,
+        } = self.heads;
         let n = self.out.len() / dv;
         let context = self.position + n;
         let (mut uk_scratch, mut uv_scratch) = (Vec::new(), Vec::new());
-        let w_uk = self.w_kvb.several(self.head * (dn + dv), dn, &mut uk_scratch);
-        let w_uv = self.w_kvb.several(self.head * (dn + dv) + dn, dv, &mut uv_scratch);
+        let w_uk = self
+            .w_kvb
+            .several(self.head * (dn + dv), dn, &mut uk_scratch);
+        let w_uv = self
+            .w_kvb
+            .several(self.head * (dn + dv) + dn, dv, &mut uv_scratch);
         let tokens_at_once = (workspace_per_worker() / 2 / context).clamp(1, n);
         let mut latents = Vec::new();
         let mut expanded = vec![0.0; KEYS * (dn + dr).max(dv)];
@@ -118,7 +148,9 @@ impl Task<'_> {
                 for row in 0..here {
                     let token = first + row;
                     let q = &self.q[(token * n_heads + self.head) * (dn + dr)..][..dn + dr];
-                    let visible = (self.position + token + 1).saturating_sub(key).min(keys.rows().len());
+                    let visible = (self.position + token + 1)
+                        .saturating_sub(key)
+                        .min(keys.rows().len());
                     let into = &mut scores[row * n_keys + key..][..visible];
                     for (score, k) in into.iter_mut().zip(expanded.chunks_exact(dn + dr)) {
                         let [[sum]] = dots::<S, P, 1, 1>(simd, [q], [k]);
@@ -167,7 +199,11 @@ impl Task<'_> {
         };
         if let Some(row) = token.checked_sub(self.first_weighed) {
             let into = &mut self.weights[row * self.n_slots..][..self.n_slots];
-            let from = if slots.is_empty() { &scores[..readable.len()] } else { &slots };
+            let from = if slots.is_empty() {
+                &scores[..readable.len()]
+            } else {
+                &slots
+            };
             into[..from.len()].copy_from_slice(from);
         }
     }

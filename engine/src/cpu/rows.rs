@@ -11,14 +11,18 @@ const ALONE: usize = 1 << 14;
 /// Calls `each` on rows of `width`, by several workers if they are many.
 fn for_rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() <= ALONE {
-        out.chunks_exact_mut(width).enumerate().for_each(|(row, out)| each(row, out));
+        out.chunks_exact_mut(width)
+            .enumerate()
+            .for_each(|(row, out)| each(row, out));
     } else {
         let rows = (ALONE / width).max(1);
-        out.par_chunks_mut(rows * width).enumerate().for_each(|(block, out)| {
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                each(block * rows + row, out);
-            }
-        });
+        out.par_chunks_mut(rows * width)
+            .enumerate()
+            .for_each(|(block, out)| {
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    each(block * rows + row, out);
+                }
+            });
     }
 }
 
@@ -42,7 +46,12 @@ fn sum(row: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     for_rows(out, width, |row, out| {
-        dispatch(RmsNorm { x: &x[row * width..][..width], weight, eps, out });
+        dispatch(RmsNorm {
+            x: &x[row * width..][..width],
+            weight,
+            eps,
+            out,
+        });
     });
 }
 
@@ -70,7 +79,13 @@ impl WithSimd for RmsNorm<'_> {
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     for_rows(out, width, |row, out| {
-        dispatch(LayerNorm { x: &x[row * width..][..width], weight, bias, eps, out });
+        dispatch(LayerNorm {
+            x: &x[row * width..][..width],
+            weight,
+            bias,
+            eps,
+            out,
+        });
     });
 }
 
@@ -89,7 +104,9 @@ impl WithSimd for LayerNorm<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let width = self.x.len() as f32;
         let mean = sum(self.x, |value, sum| value + sum) / width;
-        let variance = sum(self.x, |value, sum| (value - mean).mul_add(value - mean, sum)) / width;
+        let variance = sum(self.x, |value, sum| {
+            (value - mean).mul_add(value - mean, sum)
+        }) / width;
         let scale = 1.0 / (variance + self.eps).sqrt();
         let weights = self.weight.iter().zip(self.bias);
         for ((out, x), (weight, bias)) in self.out.iter_mut().zip(self.x).zip(weights) {
@@ -117,7 +134,11 @@ pub fn rope(
         for head in x.chunks_exact_mut(stride) {
             let turned = &mut head[offset..offset + 2 * half];
             for i in 0..half {
-                let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                let (first, second) = if interleaved {
+                    (2 * i, 2 * i + 1)
+                } else {
+                    (i, i + half)
+                };
                 let (a, b) = (turned[first], turned[second]);
                 turned[first] = a * cos[i] - b * sin[i];
                 turned[second] = a * sin[i] + b * cos[i];
@@ -161,7 +182,10 @@ mod tests {
             rms_norm(&x, &weight, 1e-6, &mut rms);
             layer_norm(&x, &weight, &weight, 1e-6, &mut layer);
             for row in 0..rows {
-                let x: Vec<f64> = x[row * width..][..width].iter().map(|&x| x.into()).collect();
+                let x: Vec<f64> = x[row * width..][..width]
+                    .iter()
+                    .map(|&x| x.into())
+                    .collect();
                 let n = width as f64;
                 let mean = x.iter().sum::<f64>() / n;
                 let squares = x.iter().map(|x| x * x).sum::<f64>() / n;
@@ -174,7 +198,10 @@ mod tests {
                     assert!((got - want).abs() <= 3e-6 * (want.abs() + weight));
                     let want = (x[i] - mean) / (variance + 1e-6).sqrt() * weight + weight;
                     let got = f64::from(layer[row * width + i]);
-                    assert!((got - want).abs() <= 1e-5 * (want.abs() + weight), "{got} {want}");
+                    assert!(
+                        (got - want).abs() <= 1e-5 * (want.abs() + weight),
+                        "{got} {want}"
+                    );
                 }
             }
         }
@@ -185,7 +212,11 @@ mod tests {
         let mut x: Vec<f32> = (0..16).map(|i| if i == 5 { 1.0 } else { 0.0 }).collect();
         hadamard(&mut x, 16);
         for (i, value) in x.iter().enumerate() {
-            let sign = if (i & 5).count_ones() % 2 == 0 { 0.25 } else { -0.25 };
+            let sign = if (i & 5).count_ones() % 2 == 0 {
+                0.25
+            } else {
+                -0.25
+            };
             assert_eq!(*value, sign);
         }
         hadamard(&mut x, 16);

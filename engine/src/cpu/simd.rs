@@ -164,11 +164,23 @@ pub(super) fn combine_all<S: Simd, const P: usize, const T: usize>(
     let n = into[0].len();
     let mut first = 0;
     while first + 4 * LANES <= n {
-        combine::<S, P, T, 4>(simd, weights, rows, first, into.each_mut().map(|into| &mut **into));
+        combine::<S, P, T, 4>(
+            simd,
+            weights,
+            rows,
+            first,
+            into.each_mut().map(|into| &mut **into),
+        );
         first += 4 * LANES;
     }
     while first + LANES <= n {
-        combine::<S, P, T, 1>(simd, weights, rows, first, into.each_mut().map(|into| &mut **into));
+        combine::<S, P, T, 1>(
+            simd,
+            weights,
+            rows,
+            first,
+            into.each_mut().map(|into| &mut **into),
+        );
         first += LANES;
     }
     for t in 0..T {
@@ -261,7 +273,10 @@ mod tests {
                 let want = f64::from(x).exp();
                 let got = f64::from(exp(x));
                 let ulp = (want * 1.2e-7).max(1.5e-45);
-                assert!((got - want).abs() <= 2.0 * ulp, "exp({x}) is {got}, want {want}");
+                assert!(
+                    (got - want).abs() <= 2.0 * ulp,
+                    "exp({x}) is {got}, want {want}"
+                );
             }
         }
         assert!(exp(f32::NAN).is_nan());

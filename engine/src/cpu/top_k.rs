@@ -55,8 +55,11 @@ pub(super) fn top_k_into(scores: &[f32], positions: &mut [i32], keys: &mut Vec<u
         better += counts[bucket] as usize;
         bucket -= 1;
     }
-    let mut inside: Vec<u32> =
-        keys.iter().copied().filter(|key| key >> (32 - BUCKET_BITS) == bucket as u32).collect();
+    let mut inside: Vec<u32> = keys
+        .iter()
+        .copied()
+        .filter(|key| key >> (32 - BUCKET_BITS) == bucket as u32)
+        .collect();
     let at = k - better - 1;
     let threshold = *inside.select_nth_unstable_by(at, |a, b| b.cmp(a)).1;
 
@@ -71,7 +74,9 @@ pub(super) fn top_k_into(scores: &[f32], positions: &mut [i32], keys: &mut Vec<u
                 }
                 ties -= 1;
             }
-            *slots.next().expect("there are as many slots as chosen keys") = position as i32;
+            *slots
+                .next()
+                .expect("there are as many slots as chosen keys") = position as i32;
         }
     }
 }
@@ -80,7 +85,11 @@ pub(super) fn top_k_into(scores: &[f32], positions: &mut [i32], keys: &mut Vec<u
 #[inline(always)]
 fn ordered(score: f32) -> u32 {
     let bits = (score + 0.0).to_bits();
-    if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 }
+    if bits >> 31 == 1 {
+        !bits
+    } else {
+        bits | 0x8000_0000
+    }
 }
 
 #[cfg(test)]
@@ -92,7 +101,12 @@ mod tests {
 
     fn by_sorting(scores: &[f32], k: usize) -> Vec<i32> {
         let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).expect("no NaN").then(a.cmp(&b)));
+        order.sort_by(|&a, &b| {
+            scores[b]
+                .partial_cmp(&scores[a])
+                .expect("no NaN")
+                .then(a.cmp(&b))
+        });
         order.truncate(k);
         order.sort_unstable();
         let mut positions: Vec<i32> = order.iter().map(|&position| position as i32).collect();

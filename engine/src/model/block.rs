@@ -62,7 +62,11 @@ impl Block {
         let fed = match &self.mlp {
             FeedForward::Dense(weights) => mlp(&normed, weights),
             FeedForward::Moe(moe) => {
-                let config = pass.config.moe.as_ref().expect("a config with MoE layers has MoE sizes");
+                let config = pass
+                    .config
+                    .moe
+                    .as_ref()
+                    .expect("a config with MoE layers has MoE sizes");
                 moe.forward(self.layer, &normed, config, pass)?
             }
         };
@@ -81,7 +85,12 @@ impl Block {
         let n = x.n_rows() - first;
         let rows = x.slice(first, n).read()?;
         if wants_norm {
-            let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+            let norm = |row: &[f32]| {
+                row.iter()
+                    .map(|v| f64::from(*v).powi(2))
+                    .sum::<f64>()
+                    .sqrt() as f32
+            };
             let norms = rows.chunks_exact(x.width()).map(norm).collect();
             trace.record(self.layer, Stage::ResidualNorm, Value::f32([n, 1], norms));
         }
@@ -97,7 +106,12 @@ impl Block {
                 FeedForward::Dense(mlp) => mlp.resident_bytes(),
                 FeedForward::Moe(moe) => {
                     moe.gate.resident_bytes()
-                        + moe.experts.iter().chain(&moe.shared_experts).map(Mlp::resident_bytes).sum::<usize>()
+                        + moe
+                            .experts
+                            .iter()
+                            .chain(&moe.shared_experts)
+                            .map(Mlp::resident_bytes)
+                            .sum::<usize>()
                 }
             }
     }
@@ -106,11 +120,16 @@ impl Block {
 impl Moe {
     fn forward(&self, layer: usize, x: &Rows, config: &MoeConfig, pass: &mut Pass) -> Result<Rows> {
         let [logits] = linear(x, [&self.gate]);
-        let bias = self.e_score_correction_bias.as_ref().map(|bias| bias.host.as_slice());
+        let bias = self
+            .e_score_correction_bias
+            .as_ref()
+            .map(|bias| bias.host.as_slice());
         let replay = pass.routing.replay;
         let position = pass.position;
         let routes = route(logits.read()?, bias, config, |token| {
-            replay.and_then(|trace| trace.get(layer, position + token)).map(|(experts, _)| experts)
+            replay
+                .and_then(|trace| trace.get(layer, position + token))
+                .map(|(experts, _)| experts)
         });
 
         let k = config.num_experts_per_tok;
@@ -121,16 +140,30 @@ impl Moe {
         let n = x.n_rows() - first;
         if pass.trace.wants(layer, Stage::GateScores) {
             let e = config.n_routed_experts;
-            pass.trace.record(layer, Stage::GateScores, Value::f32([n, e], routes.scores[first * e..].to_vec()));
+            pass.trace.record(
+                layer,
+                Stage::GateScores,
+                Value::f32([n, e], routes.scores[first * e..].to_vec()),
+            );
         }
         if pass.trace.wants(layer, Stage::Experts) {
-            let experts = routes.experts[first * k..].iter().map(|&expert| i32::from(expert)).collect();
-            pass.trace.record(layer, Stage::Experts, Value::i32([n, k], experts));
+            let experts = routes.experts[first * k..]
+                .iter()
+                .map(|&expert| i32::from(expert))
+                .collect();
+            pass.trace
+                .record(layer, Stage::Experts, Value::i32([n, k], experts));
         }
         if pass.trace.wants(layer, Stage::ExpertWeights) {
             let weights = routes.weights[first * k..].to_vec();
-            pass.trace.record(layer, Stage::ExpertWeights, Value::f32([n, k], weights));
+            pass.trace
+                .record(layer, Stage::ExpertWeights, Value::f32([n, k], weights));
         }
-        Ok(experts(x, &routes, &self.experts, self.shared_experts.as_ref()))
+        Ok(experts(
+            x,
+            &routes,
+            &self.experts,
+            self.shared_experts.as_ref(),
+        ))
     }
 }

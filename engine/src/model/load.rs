@@ -7,13 +7,13 @@ use super::Model;
 use super::block::{Block, FeedForward, Moe};
 use super::mla::{Indexer, Mla, QueryProjection};
 use super::mtp::Mtp;
+use crate::Result;
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::config::Config;
 use crate::device::Device;
 use crate::ops::experts::Mlp;
 use crate::ops::rope::Rope;
 use crate::weight::{Embedding, Vector, Weight};
-use crate::Result;
 
 /// How to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,14 @@ impl Model {
         let config = Config::open(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let eos_token_ids = crate::checkpoint::eos_token_ids(folder, &config)?;
-        Self::from_checkpoint(config, &checkpoint, eos_token_ids, device, options, progress)
+        Self::from_checkpoint(
+            config,
+            &checkpoint,
+            eos_token_ids,
+            device,
+            options,
+            progress,
+        )
     }
 
     /// Loads without looking at progress.
@@ -71,7 +78,9 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn open(folder: &Path, device: &Device) -> Result<Self> {
-        let loaded = Self::load(folder, device, LoadOptions::default(), &mut |_| ControlFlow::Continue(()))?;
+        let loaded = Self::load(folder, device, LoadOptions::default(), &mut |_| {
+            ControlFlow::Continue(())
+        })?;
         Ok(loaded.expect("nobody broke off"))
     }
 
@@ -90,19 +99,32 @@ impl Model {
                 return Ok(None);
             }
         }
-        let loader = Loader { checkpoint, config: &config, device };
+        let loader = Loader {
+            checkpoint,
+            config: &config,
+            device,
+        };
         let n = config.num_hidden_layers;
         let with_mtp = checkpoint.has_mtp(&config);
         let layers_total = n + usize::from(with_mtp);
         let mut layers = Vec::with_capacity(n);
         for layer in 0..n {
-            if progress(LoadProgress::Placing { layers_done: layer, layers_total }).is_break() {
+            if progress(LoadProgress::Placing {
+                layers_done: layer,
+                layers_total,
+            })
+            .is_break()
+            {
                 return Ok(None);
             }
             layers.push(loader.block(layer)?);
         }
         let mtp = if with_mtp { Some(loader.mtp(n)?) } else { None };
-        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head = if config.tie_word_embeddings {
+            "model.embed_tokens.weight"
+        } else {
+            "lm_head.weight"
+        };
         let model = Self {
             embed_tokens: Embedding::load(checkpoint, "model.embed_tokens.weight")?,
             layers,
@@ -114,7 +136,12 @@ impl Model {
             eos_token_ids,
             config,
         };
-        if progress(LoadProgress::Placing { layers_done: layers_total, layers_total }).is_break() {
+        if progress(LoadProgress::Placing {
+            layers_done: layers_total,
+            layers_total,
+        })
+        .is_break()
+        {
             return Ok(None);
         }
         Ok(Some(model))
@@ -136,7 +163,8 @@ impl Loader<'_> {
             layer,
             input_layernorm: self.vector(&format!("{prefix}.input_layernorm.weight"))?,
             self_attn: self.mla(layer, &format!("{prefix}.self_attn"))?,
-            post_attention_layernorm: self.vector(&format!("{prefix}.post_attention_layernorm.weight"))?,
+            post_attention_layernorm: self
+                .vector(&format!("{prefix}.post_attention_layernorm.weight"))?,
             mlp: self.feed_forward(layer, &format!("{prefix}.mlp"))?,
         })
     }
@@ -156,7 +184,10 @@ impl Loader<'_> {
             Some(Indexer {
                 wq_b: weight("indexer.wq_b")?,
                 wk: weight("indexer.wk")?,
-                k_norm: (vector("indexer.k_norm.weight")?, vector("indexer.k_norm.bias")?),
+                k_norm: (
+                    vector("indexer.k_norm.weight")?,
+                    vector("indexer.k_norm.bias")?,
+                ),
                 weights_proj: weight("indexer.weights_proj")?,
             })
         } else {
@@ -174,15 +205,25 @@ impl Loader<'_> {
 
     fn mlp(&self, prefix: &str) -> Result<Mlp> {
         let weight = |name: &str| self.weight(&format!("{prefix}.{name}.weight"));
-        Ok(Mlp { gate_proj: weight("gate_proj")?, up_proj: weight("up_proj")?, down_proj: weight("down_proj")? })
+        Ok(Mlp {
+            gate_proj: weight("gate_proj")?,
+            up_proj: weight("up_proj")?,
+            down_proj: weight("down_proj")?,
+        })
     }
 
     fn feed_forward(&self, layer: usize, prefix: &str) -> Result<FeedForward> {
-        let Some(moe) = self.config.moe.as_ref().filter(|_| self.config.is_moe(layer)) else {
+        let Some(moe) = self
+            .config
+            .moe
+            .as_ref()
+            .filter(|_| self.config.is_moe(layer))
+        else {
             return Ok(FeedForward::Dense(self.mlp(prefix)?));
         };
         let bias = format!("{prefix}.gate.e_score_correction_bias");
-        let shared = (moe.n_shared_experts > 0).then(|| self.mlp(&format!("{prefix}.shared_experts")));
+        let shared =
+            (moe.n_shared_experts > 0).then(|| self.mlp(&format!("{prefix}.shared_experts")));
         Ok(FeedForward::Moe(Moe {
             gate: self.weight(&format!("{prefix}.gate.weight"))?,
             e_score_correction_bias: match self.checkpoint.get(&bias) {

@@ -40,7 +40,11 @@ pub(super) enum QueryProjection {
     /// `q_proj` `[heads × (dn + dr), hidden_size]`.
     Direct(Weight),
     /// Through the latent `q_lora_rank`, which the indexer reads too.
-    Latent { q_a_proj: Weight, q_a_layernorm: Vector, q_b_proj: Weight },
+    Latent {
+        q_a_proj: Weight,
+        q_a_layernorm: Vector,
+        q_b_proj: Weight,
+    },
 }
 
 #[derive(Debug)]
@@ -56,7 +60,13 @@ pub(super) struct Indexer {
 
 impl Mla {
     /// `x` `[tokens, hidden_size]`, normed, to the same.
-    pub fn forward(&self, layer: usize, x: &Rows, cache: &mut LayerCache, pass: &mut Pass) -> Result<Rows> {
+    pub fn forward(
+        &self,
+        layer: usize,
+        x: &Rows,
+        cache: &mut LayerCache,
+        pass: &mut Pass,
+    ) -> Result<Rows> {
         let config = pass.config;
         let heads = Heads {
             n_heads: config.num_attention_heads,
@@ -67,11 +77,23 @@ impl Mla {
             scale: config.softmax_scale(),
         };
         let Projected { q, kv, index } = self.project(x);
-        let query_layout = Layout { n_heads: heads.n_heads, offset: heads.dn, interleaved: true };
+        let query_layout = Layout {
+            n_heads: heads.n_heads,
+            offset: heads.dn,
+            interleaved: true,
+        };
         let q = rope(q, pass.angles, query_layout);
         let (latent, k_pe) = split(&kv, heads.rank);
         let latent = rms_norm(&latent, &self.kv_a_layernorm, LATENT_EPS);
-        let k_pe = rope(k_pe, pass.angles, Layout { n_heads: 1, offset: 0, interleaved: true });
+        let k_pe = rope(
+            k_pe,
+            pass.angles,
+            Layout {
+                n_heads: 1,
+                offset: 0,
+                interleaved: true,
+            },
+        );
         cache.latent.push(&latent, &k_pe);
 
         let mut query = None;
@@ -81,12 +103,19 @@ impl Mla {
             query = Some(indexer.query(index, sizes, keys, pass));
         }
         let context = pass.position + x.n_rows();
-        let k = pass.options.index_topk.or(config.indexer.as_ref().map(|sizes| sizes.index_topk));
+        let k = pass
+            .options
+            .index_topk
+            .or(config.indexer.as_ref().map(|sizes| sizes.index_topk));
         let sparse = !pass.options.dense && k.is_some_and(|k| context > k);
         if let (true, Some(query), Some(keys), Some(k)) = (sparse, &query, &cache.keys, k) {
             pass.selection = Some(index::select(query, keys, k)?);
         }
-        let selection = if sparse { pass.selection.as_ref() } else { None };
+        let selection = if sparse {
+            pass.selection.as_ref()
+        } else {
+            None
+        };
 
         let first = pass.trace.first_row(x.n_rows());
         let wants_weights = pass.trace.wants(layer, Stage::AttentionMean)
@@ -101,7 +130,12 @@ impl Mla {
             mha: pass.options.mha_prefill && x.n_rows() > 1,
             weights_from: wants_weights.then_some(first),
         })?;
-        let watched = Watched { layer, position: pass.position, first, n: x.n_rows() - first };
+        let watched = Watched {
+            layer,
+            position: pass.position,
+            first,
+            n: x.n_rows() - first,
+        };
         watched.record_selection(selection, query.as_ref(), cache.keys.as_ref(), pass.trace)?;
         if let Some(weights) = weights {
             watched.record_weights(weights, heads.n_heads, pass.trace);
@@ -117,17 +151,40 @@ impl Mla {
                 let [q, kv] = linear(x, [q_proj, &self.kv_a_proj_with_mqa]);
                 Projected { q, kv, index: None }
             }
-            (QueryProjection::Latent { q_a_proj, q_a_layernorm, q_b_proj }, None) => {
+            (
+                QueryProjection::Latent {
+                    q_a_proj,
+                    q_a_layernorm,
+                    q_b_proj,
+                },
+                None,
+            ) => {
                 let [qr, kv] = linear(x, [q_a_proj, &self.kv_a_proj_with_mqa]);
                 let [q] = linear(&rms_norm(&qr, q_a_layernorm, LATENT_EPS), [q_b_proj]);
                 Projected { q, kv, index: None }
             }
-            (QueryProjection::Latent { q_a_proj, q_a_layernorm, q_b_proj }, Some(indexer)) => {
-                let shared = [q_a_proj, &self.kv_a_proj_with_mqa, &indexer.wk, &indexer.weights_proj];
+            (
+                QueryProjection::Latent {
+                    q_a_proj,
+                    q_a_layernorm,
+                    q_b_proj,
+                },
+                Some(indexer),
+            ) => {
+                let shared = [
+                    q_a_proj,
+                    &self.kv_a_proj_with_mqa,
+                    &indexer.wk,
+                    &indexer.weights_proj,
+                ];
                 let [qr, kv, key, w] = linear(x, shared);
                 let qr = rms_norm(&qr, q_a_layernorm, LATENT_EPS);
                 let [q, query] = linear(&qr, [q_b_proj, &indexer.wq_b]);
-                Projected { q, kv, index: Some(IndexProjected { query, key, w }) }
+                Projected {
+                    q,
+                    kv,
+                    index: Some(IndexProjected { query, key, w }),
+                }
             }
         }
     }
@@ -135,13 +192,16 @@ impl Mla {
     pub fn resident_bytes(&self) -> usize {
         let q = match &self.q {
             QueryProjection::Direct(q_proj) => q_proj.resident_bytes(),
-            QueryProjection::Latent { q_a_proj, q_b_proj, .. } => {
-                q_a_proj.resident_bytes() + q_b_proj.resident_bytes()
-            }
+            QueryProjection::Latent {
+                q_a_proj, q_b_proj, ..
+            } => q_a_proj.resident_bytes() + q_b_proj.resident_bytes(),
         };
         let rest = [&self.kv_a_proj_with_mqa, &self.kv_b_proj, &self.o_proj];
         let indexer = self.indexer.as_ref().map_or(0, |indexer| {
-            [&indexer.wq_b, &indexer.wk, &indexer.weights_proj].map(Weight::resident_bytes).iter().sum()
+            [&indexer.wq_b, &indexer.wk, &indexer.weights_proj]
+                .map(Weight::resident_bytes)
+                .iter()
+                .sum()
         });
         q + rest.map(Weight::resident_bytes).iter().sum::<usize>() + indexer
     }
@@ -163,22 +223,48 @@ struct IndexProjected {
 
 impl Indexer {
     /// Caches the keys of these tokens and returns their queries.
-    fn query(&self, projected: IndexProjected, sizes: &IndexerConfig, keys: &mut KeyStore, pass: &Pass) -> IndexQuery {
+    fn query(
+        &self,
+        projected: IndexProjected,
+        sizes: &IndexerConfig,
+        keys: &mut KeyStore,
+        pass: &Pass,
+    ) -> IndexQuery {
         let (n_heads, dim) = (sizes.index_n_heads, sizes.index_head_dim);
         let interleaved = sizes.indexer_rope_interleave;
         let format = keys.format();
         // Rotated channels come first here, last in MLA.
         let key = layer_norm(&projected.key, &self.k_norm.0, &self.k_norm.1, LATENT_EPS);
-        let key = rope(key, pass.angles, Layout { n_heads: 1, offset: 0, interleaved });
+        let key = rope(
+            key,
+            pass.angles,
+            Layout {
+                n_heads: 1,
+                offset: 0,
+                interleaved,
+            },
+        );
         keys.push(&index::prepare(key, dim, format));
 
-        let q = rope(projected.query, pass.angles, Layout { n_heads, offset: 0, interleaved });
+        let q = rope(
+            projected.query,
+            pass.angles,
+            Layout {
+                n_heads,
+                offset: 0,
+                interleaved,
+            },
+        );
         let q = match format {
             crate::cpu::KeyFormat::F32 => q,
             crate::cpu::KeyFormat::Fp8 => index::round_fp8(index::prepare(q, dim, format), dim),
         };
         let w = scale(projected.w, ((n_heads * dim) as f32).sqrt().recip());
-        IndexQuery { q, w, position: pass.position }
+        IndexQuery {
+            q,
+            w,
+            position: pass.position,
+        }
     }
 }
 
@@ -187,7 +273,10 @@ fn split(x: &Rows, at: usize) -> (Rows, Rows) {
     match x {
         Rows::Host { data, width } => {
             let columns = |range: std::ops::Range<usize>| Rows::Host {
-                data: data.chunks_exact(*width).flat_map(|row| row[range.clone()].iter().copied()).collect(),
+                data: data
+                    .chunks_exact(*width)
+                    .flat_map(|row| row[range.clone()].iter().copied())
+                    .collect(),
                 width: range.len(),
             };
             (columns(0..at), columns(at..*width))
@@ -195,7 +284,10 @@ fn split(x: &Rows, at: usize) -> (Rows, Rows) {
         Rows::Tensor(x) => {
             let [n, width] = x.dims();
             let left = x.clone().slice([0..n, 0..at]);
-            (Rows::Tensor(left), Rows::Tensor(x.clone().slice([0..n, at..width])))
+            (
+                Rows::Tensor(left),
+                Rows::Tensor(x.clone().slice([0..n, at..width])),
+            )
         }
     }
 }
@@ -231,8 +323,11 @@ impl Watched {
         trace: &mut Trace,
     ) -> Result<()> {
         let wants = |stage| trace.wants(self.layer, stage);
-        let (wants_all, wants_positions, wants_chosen) =
-            (wants(Stage::IndexScores), wants(Stage::SelectedPositions), wants(Stage::SelectedScores));
+        let (wants_all, wants_positions, wants_chosen) = (
+            wants(Stage::IndexScores),
+            wants(Stage::SelectedPositions),
+            wants(Stage::SelectedScores),
+        );
         if !wants_all && !wants_positions && !wants_chosen {
             return Ok(());
         }
@@ -243,9 +338,15 @@ impl Watched {
             Some(selection) => selection.indices[self.first * n_slots..].to_vec(),
             None => (0..self.n)
                 .flat_map(|row| {
-                    (0..n_slots).map(move |slot| (row, slot)).map(|(row, slot)| {
-                        if slot <= row_position(row) { slot as i32 } else { -1 }
-                    })
+                    (0..n_slots)
+                        .map(move |slot| (row, slot))
+                        .map(|(row, slot)| {
+                            if slot <= row_position(row) {
+                                slot as i32
+                            } else {
+                                -1
+                            }
+                        })
                 })
                 .collect(),
         };
@@ -255,16 +356,34 @@ impl Watched {
                 let chosen = positions
                     .iter()
                     .enumerate()
-                    .map(|(at, &s)| if s < 0 { 0.0 } else { scores[at / n_slots * context + s as usize] })
+                    .map(|(at, &s)| {
+                        if s < 0 {
+                            0.0
+                        } else {
+                            scores[at / n_slots * context + s as usize]
+                        }
+                    })
                     .collect();
-                trace.record(self.layer, Stage::SelectedScores, Value::f32([self.n, n_slots], chosen));
+                trace.record(
+                    self.layer,
+                    Stage::SelectedScores,
+                    Value::f32([self.n, n_slots], chosen),
+                );
             }
             if wants_all {
-                trace.record(self.layer, Stage::IndexScores, Value::f32([self.n, context], scores));
+                trace.record(
+                    self.layer,
+                    Stage::IndexScores,
+                    Value::f32([self.n, context], scores),
+                );
             }
         }
         if wants_positions {
-            trace.record(self.layer, Stage::SelectedPositions, Value::i32([self.n, n_slots], positions));
+            trace.record(
+                self.layer,
+                Stage::SelectedPositions,
+                Value::i32([self.n, n_slots], positions),
+            );
         }
         Ok(())
     }
@@ -274,18 +393,29 @@ impl Watched {
         let slots = weights.n_slots;
         if trace.wants(self.layer, Stage::AttentionMean) {
             let mut mean = vec![0.0; self.n * slots];
-            for (row, heads) in mean.chunks_exact_mut(slots).zip(weights.data.chunks_exact(n_heads * slots)) {
+            for (row, heads) in mean
+                .chunks_exact_mut(slots)
+                .zip(weights.data.chunks_exact(n_heads * slots))
+            {
                 for head in heads.chunks_exact(slots) {
                     for (mean, weight) in row.iter_mut().zip(head) {
                         *mean += weight / n_heads as f32;
                     }
                 }
             }
-            trace.record(self.layer, Stage::AttentionMean, Value::f32([self.n, slots], mean));
+            trace.record(
+                self.layer,
+                Stage::AttentionMean,
+                Value::f32([self.n, slots], mean),
+            );
         }
         if trace.wants(self.layer, Stage::AttentionHeads) {
             let shape = [self.n, n_heads, slots];
-            trace.record(self.layer, Stage::AttentionHeads, Value::f32(shape, weights.data));
+            trace.record(
+                self.layer,
+                Stage::AttentionHeads,
+                Value::f32(shape, weights.data),
+            );
         }
     }
 }

@@ -71,13 +71,23 @@ impl Model {
         let mtp = self.mtp()?;
         let position = cache.n_tokens();
         self.check_ids(next_ids, position)?;
-        assert_eq!(hidden.n_rows(), next_ids.len(), "one next token a hidden row");
+        assert_eq!(
+            hidden.n_rows(),
+            next_ids.len(),
+            "one next token a hidden row"
+        );
         let eps = self.config.rms_norm_eps;
         trace.begin(position, next_ids);
-        let embedded = rms_norm(&self.embed_tokens.rows(next_ids, &self.device), &mtp.enorm, eps);
+        let embedded = rms_norm(
+            &self.embed_tokens.rows(next_ids, &self.device),
+            &mtp.enorm,
+            eps,
+        );
         let joined = join(&embedded, &rms_norm(hidden, &mtp.hnorm, eps));
         let [x] = linear(&joined, [&mtp.eh_proj]);
-        let angles = self.rope.angles(position, next_ids.len(), &self.device.place);
+        let angles = self
+            .rope
+            .angles(position, next_ids.len(), &self.device.place);
         let mut pass = Pass {
             config: &self.config,
             options,
@@ -100,7 +110,11 @@ impl Model {
         if trace.wants(None, Stage::Logits) {
             let first = trace.first_row(logits.n_rows());
             let rows = logits.slice(first, logits.n_rows() - first);
-            trace.record(None, Stage::Logits, Value::f32([rows.n_rows(), rows.width()], rows.read()?));
+            trace.record(
+                None,
+                Stage::Logits,
+                Value::f32([rows.n_rows(), rows.width()], rows.read()?),
+            );
         }
         Ok(logits)
     }
@@ -112,7 +126,10 @@ fn join(a: &Rows, b: &Rows) -> Rows {
         (Rows::Host { data: a, width }, Rows::Host { data: b, .. }) => {
             let rows = a.chunks_exact(*width).zip(b.chunks_exact(*width));
             let data = rows.flat_map(|(a, b)| a.iter().chain(b).copied()).collect();
-            Rows::Host { data, width: 2 * width }
+            Rows::Host {
+                data,
+                width: 2 * width,
+            }
         }
         _ => Rows::Tensor(Tensor::cat(vec![a.tensor(), b.tensor()], 1)),
     }

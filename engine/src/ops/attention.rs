@@ -72,19 +72,56 @@ pub(crate) fn attend(call: &Attention) -> Result<(Rows, Option<Weights>)> {
 }
 
 fn host(call: &Attention, cache: &cpu::LatentCache) -> (Rows, Option<Weights>) {
-    let Heads { n_heads, dn, dr, dv, rank, scale } = call.heads;
+    let Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        rank,
+        scale,
+    } = call.heads;
     let q = call.q.host();
     let n = call.q.n_rows();
     let width = n_heads * dv;
-    let shape = cpu::Heads { n_heads, dn, dr, dv, rank, scale };
+    let shape = cpu::Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        rank,
+        scale,
+    };
     let mut out = vec![0.0; n * width];
-    let mut weights = call.weights_from.map(|first| cpu::AttentionWeights::new(first));
+    let mut weights = call
+        .weights_from
+        .map(|first| cpu::AttentionWeights::new(first));
     if call.mha {
-        cpu::attend_mha(shape, q, call.w_kvb.matrix(), cache, call.position, call.selection, &mut out, weights.as_mut());
+        cpu::attend_mha(
+            shape,
+            q,
+            call.w_kvb.matrix(),
+            cache,
+            call.position,
+            call.selection,
+            &mut out,
+            weights.as_mut(),
+        );
     } else {
-        cpu::attend(shape, q, call.w_kvb.matrix(), cache, call.position, call.selection, &mut out, weights.as_mut());
+        cpu::attend(
+            shape,
+            q,
+            call.w_kvb.matrix(),
+            cache,
+            call.position,
+            call.selection,
+            &mut out,
+            weights.as_mut(),
+        );
     }
-    let weights = weights.map(|weights| Weights { n_slots: weights.n_slots, data: weights.data });
+    let weights = weights.map(|weights| Weights {
+        n_slots: weights.n_slots,
+        data: weights.data,
+    });
     (Rows::Host { data: out, width }, weights)
 }
 
@@ -102,7 +139,12 @@ fn portable(
     let union: Vec<i32> = match call.selection {
         None => (0..context as i32).collect(),
         Some(selection) => {
-            let mut all: Vec<i32> = selection.indices.iter().copied().filter(|&s| s >= 0).collect();
+            let mut all: Vec<i32> = selection
+                .indices
+                .iter()
+                .copied()
+                .filter(|&s| s >= 0)
+                .collect();
             all.sort_unstable();
             all.dedup();
             all
@@ -110,11 +152,18 @@ fn portable(
     };
     let latents = latent.gather(&union);
     let k_pe = k_pe.gather(&union);
-    let kv = if call.mha { Some(linear::portable(latents.clone(), call.w_kvb)) } else { None };
+    let kv = if call.mha {
+        Some(linear::portable(latents.clone(), call.w_kvb))
+    } else {
+        None
+    };
 
     let rows = (WORKSPACE_BYTES / 4 / (n_heads * union.len())).clamp(1, n);
     let mut out = Vec::new();
-    let mut weights = call.weights_from.map(|_| Weights { n_slots: slots(call), data: Vec::new() });
+    let mut weights = call.weights_from.map(|_| Weights {
+        n_slots: slots(call),
+        data: Vec::new(),
+    });
     for first in (0..n).step_by(rows) {
         let n = rows.min(n - first);
         let q = call.q.slice(first, n).tensor();
@@ -131,12 +180,17 @@ fn portable(
             }
         }
     }
-    let out = if out.len() == 1 { out.remove(0) } else { Tensor::cat(out, 0) };
+    let out = if out.len() == 1 {
+        out.remove(0)
+    } else {
+        Tensor::cat(out, 0)
+    };
     Ok((Rows::Tensor(out.reshape([n, n_heads * dv])), weights))
 }
 
 fn slots(call: &Attention) -> usize {
-    call.selection.map_or(call.position + call.q.n_rows(), |selection| selection.k)
+    call.selection
+        .map_or(call.position + call.q.n_rows(), |selection| selection.k)
 }
 
 /// 0 where row `t` may read union entry `u`, −∞ elsewhere: `[1, rows, union]`.
@@ -147,7 +201,9 @@ fn mask(call: &Attention, union: &[i32], first: usize, n: usize, like: &Tensor<2
             None => mask[..=call.position + first + row].fill(0.0),
             Some(selection) => {
                 for &position in selection.row(first + row) {
-                    let at = union.binary_search(&position).expect("the union holds every selected position");
+                    let at = union
+                        .binary_search(&position)
+                        .expect("the union holds every selected position");
                     mask[at] = 0.0;
                 }
             }
@@ -166,8 +222,21 @@ fn per_head(q: &Tensor<2>, n_heads: usize, channels: std::ops::Range<usize>) -> 
         .swap_dims(0, 1)
 }
 
-fn absorbed(call: &Attention, q: Tensor<2>, latents: Tensor<2>, k_pe: Tensor<2>, mask: Tensor<3>) -> (Tensor<2>, Tensor<3>) {
-    let Heads { n_heads, dn, dr, dv, rank, scale } = call.heads;
+fn absorbed(
+    call: &Attention,
+    q: Tensor<2>,
+    latents: Tensor<2>,
+    k_pe: Tensor<2>,
+    mask: Tensor<3>,
+) -> (Tensor<2>, Tensor<3>) {
+    let Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        rank,
+        scale,
+    } = call.heads;
     let [n, _] = q.dims();
     let n_keys = latents.dims()[0];
     let w = call.w_kvb.tensor().reshape([n_heads, dn + dv, rank]);
@@ -176,17 +245,40 @@ fn absorbed(call: &Attention, q: Tensor<2>, latents: Tensor<2>, k_pe: Tensor<2>,
 
     let q_lat = per_head(&q, n_heads, 0..dn).matmul(w_uk); // [heads, tokens, rank]
     let q_pe = per_head(&q, n_heads, dn..dn + dr);
-    let on_latents = q_lat.reshape([n_heads * n, rank]).matmul(latents.clone().transpose());
+    let on_latents = q_lat
+        .reshape([n_heads * n, rank])
+        .matmul(latents.clone().transpose());
     let on_rope = q_pe.reshape([n_heads * n, dr]).matmul(k_pe.transpose());
     let scores = ((on_latents + on_rope) * scale).reshape([n_heads, n, n_keys]) + mask;
     let probabilities = burn::tensor::activation::softmax(scores, 2);
-    let o_lat = probabilities.clone().reshape([n_heads * n, n_keys]).matmul(latents);
-    let out = o_lat.reshape([n_heads, n, rank]).matmul(w_uv.swap_dims(1, 2));
-    (out.swap_dims(0, 1).reshape([n, n_heads * dv]), probabilities)
+    let o_lat = probabilities
+        .clone()
+        .reshape([n_heads * n, n_keys])
+        .matmul(latents);
+    let out = o_lat
+        .reshape([n_heads, n, rank])
+        .matmul(w_uv.swap_dims(1, 2));
+    (
+        out.swap_dims(0, 1).reshape([n, n_heads * dv]),
+        probabilities,
+    )
 }
 
-fn expanded(call: &Attention, q: Tensor<2>, kv: Tensor<2>, k_pe: Tensor<2>, mask: Tensor<3>) -> (Tensor<2>, Tensor<3>) {
-    let Heads { n_heads, dn, dr, dv, scale, .. } = call.heads;
+fn expanded(
+    call: &Attention,
+    q: Tensor<2>,
+    kv: Tensor<2>,
+    k_pe: Tensor<2>,
+    mask: Tensor<3>,
+) -> (Tensor<2>, Tensor<3>) {
+    let Heads {
+        n_heads,
+        dn,
+        dr,
+        dv,
+        scale,
+        ..
+    } = call.heads;
     let [n, _] = q.dims();
     let n_keys = kv.dims()[0];
     let k_nope = per_head(&kv, n_heads, 0..dn);
@@ -197,11 +289,22 @@ fn expanded(call: &Attention, q: Tensor<2>, kv: Tensor<2>, k_pe: Tensor<2>, mask
     let scores = (on_nope + on_rope) * scale + mask;
     let probabilities = burn::tensor::activation::softmax(scores, 2);
     let out = probabilities.clone().matmul(v);
-    (out.swap_dims(0, 1).reshape([n, n_heads * dv]), probabilities)
+    (
+        out.swap_dims(0, 1).reshape([n, n_heads * dv]),
+        probabilities,
+    )
 }
 
 /// Moves the weights of one row from union order `[heads, rows, union]` to its slots.
-fn to_slots(call: &Attention, union: &[i32], row: usize, all: &[f32], n: usize, at: usize, into: &mut Weights) {
+fn to_slots(
+    call: &Attention,
+    union: &[i32],
+    row: usize,
+    all: &[f32],
+    n: usize,
+    at: usize,
+    into: &mut Weights,
+) {
     for head in 0..call.heads.n_heads {
         let of_row = &all[(head * n + at) * union.len()..][..union.len()];
         let start = into.data.len();
@@ -211,7 +314,9 @@ fn to_slots(call: &Attention, union: &[i32], row: usize, all: &[f32], n: usize, 
             None => slots[..of_row.len()].copy_from_slice(of_row),
             Some(selection) => {
                 for (slot, &position) in selection.row(row).iter().enumerate() {
-                    let at = union.binary_search(&position).expect("the union holds every selected position");
+                    let at = union
+                        .binary_search(&position)
+                        .expect("the union holds every selected position");
                     slots[slot] = of_row[at];
                 }
             }

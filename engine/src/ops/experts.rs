@@ -29,11 +29,18 @@ pub struct Mlp {
 impl Mlp {
     /// Bytes kept resident.
     pub fn resident_bytes(&self) -> usize {
-        [&self.gate_proj, &self.up_proj, &self.down_proj].map(Weight::resident_bytes).iter().sum()
+        [&self.gate_proj, &self.up_proj, &self.down_proj]
+            .map(Weight::resident_bytes)
+            .iter()
+            .sum()
     }
 
     fn matrices(&self) -> [cpu::Matrix<'_>; 3] {
-        [self.gate_proj.matrix(), self.up_proj.matrix(), self.down_proj.matrix()]
+        [
+            self.gate_proj.matrix(),
+            self.up_proj.matrix(),
+            self.down_proj.matrix(),
+        ]
     }
 }
 
@@ -43,7 +50,10 @@ pub fn mlp(x: &Rows, weights: &Mlp) -> Rows {
         Rows::Host { data, width } => {
             let mut out = vec![0.0; data.len()];
             cpu::mlp(data, weights.matrices(), &mut out);
-            Rows::Host { data: out, width: *width }
+            Rows::Host {
+                data: out,
+                width: *width,
+            }
         }
         Rows::Tensor(x) => Rows::Tensor(mlp_portable(x.clone(), weights)),
     }
@@ -63,14 +73,23 @@ pub fn experts(x: &Rows, routes: &Routes, experts: &[Mlp], shared: Option<&Mlp>)
                 shared.map(Mlp::matrices),
                 &mut out,
             );
-            Rows::Host { data: out, width: *width }
+            Rows::Host {
+                data: out,
+                width: *width,
+            }
         }
         Rows::Tensor(x) => {
             let n = x.dims()[0];
             let k = routes.weights.len() / n;
             let data = TensorData::new(routes.weights.clone(), [n, k]);
             let weights = Tensor::<2>::from_data(data, (&x.device(), x.dtype()));
-            Rows::Tensor(experts_portable(x.clone(), &routes.experts, weights, experts, shared))
+            Rows::Tensor(experts_portable(
+                x.clone(),
+                &routes.experts,
+                weights,
+                experts,
+                shared,
+            ))
         }
     }
 }
@@ -79,7 +98,10 @@ pub fn experts(x: &Rows, routes: &Routes, experts: &[Mlp], shared: Option<&Mlp>)
 pub fn mlp_portable(x: Tensor<2>, weights: &Mlp) -> Tensor<2> {
     let gate = linear::portable(x.clone(), &weights.gate_proj);
     let up = linear::portable(x, &weights.up_proj);
-    linear::portable(burn::tensor::activation::silu(gate) * up, &weights.down_proj)
+    linear::portable(
+        burn::tensor::activation::silu(gate) * up,
+        &weights.down_proj,
+    )
 }
 
 /// The definition of [`experts`]: `chosen` and `weights` are `[tokens, num_experts_per_tok]`.
@@ -96,15 +118,18 @@ pub fn experts_portable(
     let weights = weights.reshape([n * k, 1]);
     let mut y = x.zeros_like();
     for (expert, mlp) in experts.iter().enumerate() {
-        let slots: Vec<i32> =
-            (0..n * k).filter(|&slot| chosen[slot] as usize == expert).map(|slot| slot as i32).collect();
+        let slots: Vec<i32> = (0..n * k)
+            .filter(|&slot| chosen[slot] as usize == expert)
+            .map(|slot| slot as i32)
+            .collect();
         if slots.is_empty() {
             continue;
         }
         let tokens: Vec<i32> = slots.iter().map(|slot| slot / k as i32).collect();
         let tokens = Tensor::<1, Int>::from_ints(tokens.as_slice(), &device);
         let slots = Tensor::<1, Int>::from_ints(slots.as_slice(), &device);
-        let out = mlp_portable(x.clone().select(0, tokens.clone()), mlp) * weights.clone().select(0, slots);
+        let out = mlp_portable(x.clone().select(0, tokens.clone()), mlp)
+            * weights.clone().select(0, slots);
         y = y.select_assign(0, tokens, out, IndexingUpdateOp::Add);
     }
     match shared {

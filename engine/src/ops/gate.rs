@@ -76,10 +76,18 @@ pub fn route<'a>(
         }
         let chosen = &experts[token * config.num_experts_per_tok..];
         let picked = chosen.iter().map(|&expert| row[expert as usize]);
-        let sum = if config.norm_topk_prob { picked.clone().sum::<f32>() + 1e-20 } else { 1.0 };
+        let sum = if config.norm_topk_prob {
+            picked.clone().sum::<f32>() + 1e-20
+        } else {
+            1.0
+        };
         weights.extend(picked.map(|score| score / sum * config.routed_scaling_factor));
     }
-    Routes { experts, weights, scores }
+    Routes {
+        experts,
+        weights,
+        scores,
+    }
 }
 
 /// Strikes out the experts of the groups that lose.
@@ -96,7 +104,11 @@ fn keep_best_groups(choice: &mut [f32], config: &MoeConfig) {
     let size = config.n_routed_experts / config.n_group;
     let group_scores: Vec<f32> = choice
         .chunks_exact(size)
-        .map(|group| best(group, n_best.min(size)).map(|expert| group[expert]).sum())
+        .map(|group| {
+            best(group, n_best.min(size))
+                .map(|expert| group[expert])
+                .sum()
+        })
         .collect();
     let kept: Vec<usize> = best(&group_scores, config.topk_group).collect();
     for (group, scores) in choice.chunks_exact_mut(size).enumerate() {
@@ -150,7 +162,12 @@ mod tests {
     #[test]
     fn the_bias_chooses_and_does_not_weigh() {
         let bias = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0, 8.0];
-        let routes = route(vec![0.0; 8], Some(&bias), &config(TopkMethod::NoauxTc), |_| None);
+        let routes = route(
+            vec![0.0; 8],
+            Some(&bias),
+            &config(TopkMethod::NoauxTc),
+            |_| None,
+        );
         assert_eq!(routes.experts, [6, 7]);
         assert_eq!(routes.weights, [1.0, 1.0]);
     }
@@ -161,7 +178,12 @@ mod tests {
         let logits = vec![3.0, -9.0, 2.0, 2.0, -1.0, -1.0, -1.0, -1.0];
         let pair = route(logits.clone(), None, &config(TopkMethod::NoauxTc), |_| None);
         assert_eq!(pair.experts, [2, 3]);
-        let single = route(logits, None, &config(TopkMethod::GroupLimitedGreedy), |_| None);
+        let single = route(
+            logits,
+            None,
+            &config(TopkMethod::GroupLimitedGreedy),
+            |_| None,
+        );
         assert_eq!(single.experts, [0, 1]);
     }
 
@@ -177,7 +199,12 @@ mod tests {
     #[test]
     fn negative_biased_scores_stay_out_of_losing_groups() {
         let bias = [-5.0, -5.0, -9.0, -9.0, -9.0, -9.0, -9.0, -9.0];
-        let routes = route(vec![0.0; 8], Some(&bias), &config(TopkMethod::NoauxTc), |_| None);
+        let routes = route(
+            vec![0.0; 8],
+            Some(&bias),
+            &config(TopkMethod::NoauxTc),
+            |_| None,
+        );
         assert_eq!(routes.experts, [0, 1]);
     }
 }

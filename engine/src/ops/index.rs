@@ -35,11 +35,21 @@ pub fn hadamard(x: Rows, dim: usize) -> Rows {
         Rows::Tensor(x) => {
             let [n, width] = x.dims();
             let scale = (dim as f32).sqrt().recip();
-            let sign = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { scale } else { -scale };
+            let sign = |i: usize, j: usize| {
+                if (i & j).count_ones() % 2 == 0 {
+                    scale
+                } else {
+                    -scale
+                }
+            };
             let matrix: Vec<f32> = (0..dim * dim).map(|at| sign(at / dim, at % dim)).collect();
             let data = burn::tensor::TensorData::new(matrix, [dim, dim]);
             let matrix = Tensor::<2>::from_data(data, (&x.device(), x.dtype()));
-            Rows::Tensor(x.reshape([n * width / dim, dim]).matmul(matrix).reshape([n, width]))
+            Rows::Tensor(
+                x.reshape([n * width / dim, dim])
+                    .matmul(matrix)
+                    .reshape([n, width]),
+            )
         }
     }
 }
@@ -75,8 +85,15 @@ pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Se
     match keys {
         KeyStore::Host(cache) => {
             let n_heads = query.w.width();
-            cpu::select(query.q.host(), query.w.host(), n_heads, cache, query.position, k)
-                .map_err(nan)
+            cpu::select(
+                query.q.host(),
+                query.w.host(),
+                n_heads,
+                cache,
+                query.position,
+                k,
+            )
+            .map_err(nan)
         }
         KeyStore::Pages { keys, .. } => {
             let n = query.q.n_rows();
@@ -109,7 +126,13 @@ pub(crate) fn scores(query: &IndexQuery, keys: &KeyStore, first: usize) -> Resul
     match keys {
         KeyStore::Host(cache) => {
             let n_heads = query.w.width();
-            Ok(cpu::index_scores(query.q.host(), query.w.host(), n_heads, cache, query.position))
+            Ok(cpu::index_scores(
+                query.q.host(),
+                query.w.host(),
+                n_heads,
+                cache,
+                query.position,
+            ))
         }
         KeyStore::Pages { keys, .. } => {
             let mut all = Vec::new();
@@ -142,7 +165,10 @@ fn for_row_chunks(
         let n = rows.min(n - first);
         let q = q.clone().slice([first..first + n, 0..width]);
         let w = w.clone().slice([first..first + n, 0..n_heads]);
-        let parts = keys.parts().map(|part| portable(q.clone(), w.clone(), part)).collect();
+        let parts = keys
+            .parts()
+            .map(|part| portable(q.clone(), w.clone(), part))
+            .collect();
         take(first, read_tensor(Tensor::cat(parts, 1))?, context)?;
     }
     Ok(())
@@ -155,7 +181,9 @@ pub fn portable(q: Tensor<2>, w: Tensor<2>, keys: Tensor<2>) -> Tensor<2> {
     let [n_keys, dim] = keys.dims();
     let dots = q.reshape([n * n_heads, dim]).matmul(keys.transpose());
     let kept = burn::tensor::activation::relu(dots).reshape([n, n_heads, n_keys]);
-    (kept * w.reshape([n, n_heads, 1])).sum_dim(1).reshape([n, n_keys])
+    (kept * w.reshape([n, n_heads, 1]))
+        .sum_dim(1)
+        .reshape([n, n_keys])
 }
 
 fn nan(position: usize) -> Error {

@@ -16,7 +16,10 @@ pub fn linear<const N: usize>(x: &Rows, weights: [&Weight; N]) -> [Rows; N] {
             let mut into: Vec<&mut [f32]> = out.iter_mut().map(Vec::as_mut_slice).collect();
             cpu::linear(data, &parts, &mut into);
             let mut widths = weights.iter().map(|weight| weight.rows);
-            out.map(|data| Rows::Host { data, width: widths.next().expect("one width a weight") })
+            out.map(|data| Rows::Host {
+                data,
+                width: widths.next().expect("one width a weight"),
+            })
         }
         Rows::Tensor(x) => weights.map(|weight| Rows::Tensor(portable(x.clone(), weight))),
     }
@@ -24,8 +27,11 @@ pub fn linear<const N: usize>(x: &Rows, weights: [&Weight; N]) -> [Rows; N] {
 
 /// The definition.
 pub fn portable(x: Tensor<2>, weight: &Weight) -> Tensor<2> {
-    let parts: Vec<_> =
-        weight.slices().iter().map(|slice| x.clone().matmul(slice.clone().transpose())).collect();
+    let parts: Vec<_> = weight
+        .slices()
+        .iter()
+        .map(|slice| x.clone().matmul(slice.clone().transpose()))
+        .collect();
     match parts.len() {
         1 => parts.into_iter().next().expect("one part"),
         _ => Tensor::cat(parts, 1),

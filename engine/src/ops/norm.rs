@@ -13,7 +13,10 @@ pub fn rms_norm(x: &Rows, weight: &Vector, eps: f32) -> Rows {
         Rows::Host { data, width } => {
             let mut out = vec![0.0; data.len()];
             cpu::rms_norm(data, &weight.host, eps, &mut out);
-            Rows::Host { data: out, width: *width }
+            Rows::Host {
+                data: out,
+                width: *width,
+            }
         }
         Rows::Tensor(x) => Rows::Tensor(rms_norm_portable(x.clone(), weight.tensor(), eps)),
     }
@@ -25,11 +28,17 @@ pub fn layer_norm(x: &Rows, weight: &Vector, bias: &Vector, eps: f32) -> Rows {
         Rows::Host { data, width } => {
             let mut out = vec![0.0; data.len()];
             cpu::layer_norm(data, &weight.host, &bias.host, eps, &mut out);
-            Rows::Host { data: out, width: *width }
+            Rows::Host {
+                data: out,
+                width: *width,
+            }
         }
-        Rows::Tensor(x) => {
-            Rows::Tensor(layer_norm_portable(x.clone(), weight.tensor(), bias.tensor(), eps))
-        }
+        Rows::Tensor(x) => Rows::Tensor(layer_norm_portable(
+            x.clone(),
+            weight.tensor(),
+            bias.tensor(),
+            eps,
+        )),
     }
 }
 
@@ -40,7 +49,12 @@ pub fn rms_norm_portable(x: Tensor<2>, weight: Tensor<1>, eps: f32) -> Tensor<2>
 }
 
 /// The definition of [`layer_norm`].
-pub fn layer_norm_portable(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> Tensor<2> {
+pub fn layer_norm_portable(
+    x: Tensor<2>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    eps: f32,
+) -> Tensor<2> {
     let centred = x.clone() - x.mean_dim(1);
     let scale = (centred.clone().square().mean_dim(1) + eps).sqrt().recip();
     centred * scale * weight.unsqueeze() + bias.unsqueeze()

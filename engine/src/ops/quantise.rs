@@ -20,7 +20,10 @@ const SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -22..=100;
 pub fn portable(x: Tensor<2>, block: usize) -> Tensor<2> {
     let [rows, width] = x.dims();
     let block = block.min(width);
-    assert!(width % block == 0, "a row of {width} channels is cut into whole blocks of {block}");
+    assert!(
+        width % block == 0,
+        "a row of {width} channels is cut into whole blocks of {block}"
+    );
     let x = x.reshape([rows * width / block, block]);
     let amax = x.clone().abs().max_dim(1).clamp_min(1e-4);
 

@@ -63,7 +63,10 @@ impl Rope {
                     .collect()
             }
         };
-        Self { frequencies, factor: config.rope_factor() }
+        Self {
+            frequencies,
+            factor: config.rope_factor(),
+        }
     }
 
     /// Angles of positions `first..first + n`.
@@ -95,8 +98,20 @@ pub fn rope(x: Rows, angles: &Angles, layout: Layout) -> Rows {
     match x {
         Rows::Host { mut data, width } => {
             let stride = width / layout.n_heads;
-            let Layout { n_heads, offset, interleaved } = layout;
-            cpu::rope(&mut data, n_heads, stride, offset, &angles.cos, &angles.sin, interleaved);
+            let Layout {
+                n_heads,
+                offset,
+                interleaved,
+            } = layout;
+            cpu::rope(
+                &mut data,
+                n_heads,
+                stride,
+                offset,
+                &angles.cos,
+                &angles.sin,
+                interleaved,
+            );
             Rows::Host { data, width }
         }
         Rows::Tensor(x) => Rows::Tensor(portable(x, angles, layout)),
@@ -105,28 +120,47 @@ pub fn rope(x: Rows, angles: &Angles, layout: Layout) -> Rows {
 
 /// The definition.
 pub fn portable(x: Tensor<2>, angles: &Angles, layout: Layout) -> Tensor<2> {
-    let (cos, sin) = angles.tensors.clone().expect("portable bodies are given tensors");
+    let (cos, sin) = angles
+        .tensors
+        .clone()
+        .expect("portable bodies are given tensors");
     let [n, width] = x.dims();
     let [_, _, half] = cos.dims();
-    let Layout { n_heads, offset, interleaved } = layout;
+    let Layout {
+        n_heads,
+        offset,
+        interleaved,
+    } = layout;
     let stride = width / n_heads;
     let x = x.reshape([n, n_heads, stride]);
-    let turned = x.clone().slice([0..n, 0..n_heads, offset..offset + 2 * half]);
+    let turned = x
+        .clone()
+        .slice([0..n, 0..n_heads, offset..offset + 2 * half]);
     let (a, b): (Tensor<3>, Tensor<3>) = if interleaved {
         let pairs = turned.reshape([n, n_heads, half, 2]);
         let channel = |i: usize| {
-            pairs.clone().slice([0..n, 0..n_heads, 0..half, i..i + 1]).reshape([n, n_heads, half])
+            pairs
+                .clone()
+                .slice([0..n, 0..n_heads, 0..half, i..i + 1])
+                .reshape([n, n_heads, half])
         };
         (channel(0), channel(1))
     } else {
-        let part = |i: usize| turned.clone().slice([0..n, 0..n_heads, i * half..(i + 1) * half]);
+        let part = |i: usize| {
+            turned
+                .clone()
+                .slice([0..n, 0..n_heads, i * half..(i + 1) * half])
+        };
         (part(0), part(1))
     };
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
     let second = a * sin + b * cos;
     let turned = if interleaved {
         Tensor::cat(
-            vec![first.reshape([n, n_heads, half, 1]), second.reshape([n, n_heads, half, 1])],
+            vec![
+                first.reshape([n, n_heads, half, 1]),
+                second.reshape([n, n_heads, half, 1]),
+            ],
             3,
         )
         .reshape([n, n_heads, 2 * half])
