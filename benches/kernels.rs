@@ -3,7 +3,7 @@
 //! `cargo bench --bench kernels -- NAME` runs those whose names contain NAME. Bytes a second are
 //! of the weights, keys or latents that are read.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::cpu::{
     Dtype, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend, linear, run,
     select, top_k,
@@ -143,5 +143,10 @@ fn attention(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, linears, indexer, attention);
-criterion_main!(kernels);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    linears(&mut criterion);
+    indexer(&mut criterion);
+    attention(&mut criterion);
+    criterion.final_summary();
+}

@@ -239,7 +239,12 @@ impl Generation {
         self.next = Some(picked.id);
         let mut text = String::new();
         if let Some(stream) = &mut self.text {
-            let emit = self.stops.push(&stream.push(picked.id)?);
+            let piece = match stream.push(picked.id) {
+                // A vocabulary may be padded beyond the tokenizer's: such an id has no text.
+                Err(Error::UnknownToken { .. }) => char::REPLACEMENT_CHARACTER.to_string(),
+                piece => piece?,
+            };
+            let emit = self.stops.push(&piece);
             text = emit.text_ready;
             if let Some(stop) = emit.stopped {
                 self.pending_text = text;
