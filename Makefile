@@ -16,14 +16,15 @@ build: setup
 test: setup lint
 	@.ci/with-runtime-dir sh -c 'if cargo nextest --version >/dev/null 2>&1; \
 		then cargo nextest run $(CARGO_FLAGS) --no-fail-fast; \
-		else cargo test $(CARGO_FLAGS) --no-fail-fast; fi'
+		else cargo test $(CARGO_FLAGS) --no-fail-fast --lib --bins --tests; fi'
+	cargo test $(CARGO_FLAGS) --doc
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
 bench: build
-	cargo bench --locked --bench kernels
+	cargo bench --workspace --locked --bench context --bench memory --bench kernels
 	target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
 
 setup:

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench context` writes a small random model, fills its context once, and at each
 //! depth times single tokens in both modes, going back in between. With the selection of fixed size
-//! the cost of sparse tokens grows by the indexer's scan alone. Depths can be given:
-//! `cargo bench --bench context -- 1024,8192`.
+//! the cost of sparse tokens grows by the indexer's scan alone. Depths and the storage of weights can
+//! be given: `cargo bench --bench context -- 1024,8192 fp8`.
 
 mod random_model;
 
@@ -40,8 +40,12 @@ fn main() {
             .collect::<Option<Vec<usize>>>()
     });
     let depths = asked.unwrap_or_else(|| DEPTHS.to_vec());
+    let named = |name: &str| Store::ALL.iter().find(|(known, _)| *known == name);
+    let (name, store) = std::env::args()
+        .find_map(|argument| named(&argument))
+        .unwrap_or(&("bf16", Store::Bf16));
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    write(folder.path(), CONFIG, Store::Bf16);
+    write(folder.path(), CONFIG, *store);
     let model = Model::open(folder.path(), &Device::cpu()).expect("the model was just written");
     let mut session =
         Session::new(Arc::new(model), SessionOptions::default()).expect("default options");

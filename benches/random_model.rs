@@ -21,6 +21,12 @@ pub enum Store {
     Fp8,
 }
 
+impl Store {
+    /// Every way, under the name that commands take.
+    pub const ALL: &[(&str, Self)] =
+        &[("f32", Self::F32), ("bf16", Self::Bf16), ("fp8", Self::Fp8)];
+}
+
 /// Writes `config.json` and `model.safetensors` to `folder`. The seed is fixed.
 pub fn write(folder: &Path, config_json: &str, store: Store) {
     let config =

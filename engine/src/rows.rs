@@ -65,7 +65,7 @@ impl Rows {
     }
 
     /// `self + other`, element by element.
-    pub fn add(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
         match (self, other) {
             (Self::Host { mut data, width }, Self::Host { data: more, .. }) => {
                 assert_eq!(data.len(), more.len(), "rows to be added have one shape");

@@ -57,7 +57,7 @@ impl Block {
         let eps = pass.config.rms_norm_eps;
         let normed = rms_norm(&x, &self.input_layernorm, eps);
         let attended = self.self_attn.forward(self.layer, &normed, cache, pass)?;
-        let x = x.add(attended);
+        let x = x.plus(attended);
         let normed = rms_norm(&x, &self.post_attention_layernorm, eps);
         let fed = match &self.mlp {
             FeedForward::Dense(weights) => mlp(&normed, weights),
@@ -70,7 +70,7 @@ impl Block {
                 moe.forward(self.layer, &normed, config, pass)?
             }
         };
-        let x = x.add(fed);
+        let x = x.plus(fed);
         self.record(&x, pass.trace)?;
         Ok(x)
     }

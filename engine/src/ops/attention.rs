@@ -94,7 +94,7 @@ fn host(call: &Attention, cache: &cpu::LatentCache) -> (Rows, Option<Weights>) {
     let mut out = vec![0.0; n * width];
     let mut weights = call
         .weights_from
-        .map(|first| cpu::AttentionWeights::new(first));
+        .map(cpu::AttentionWeights::new);
     if call.mha {
         cpu::attend_mha(
             shape,

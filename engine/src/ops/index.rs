@@ -36,7 +36,7 @@ pub fn hadamard(x: Rows, dim: usize) -> Rows {
             let [n, width] = x.dims();
             let scale = (dim as f32).sqrt().recip();
             let sign = |i: usize, j: usize| {
-                if (i & j).count_ones() % 2 == 0 {
+                if (i & j).count_ones().is_multiple_of(2) {
                     scale
                 } else {
                     -scale
