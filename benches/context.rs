@@ -51,7 +51,7 @@ fn main() {
         Session::new(Arc::new(model), SessionOptions::default()).expect("default options");
 
     println!(
-        "index_topk 256, 3 layers, {} threads; median of {TOKENS} tokens",
+        "{name} weights, index_topk 256, 3 layers, {} threads; median of {TOKENS} tokens",
         threads()
     );
     println!(

@@ -3,10 +3,13 @@
 //! On the CPU logits must be within 1e-4 and sets equal wherever the recorded gap exceeds 1e-5; wgpu
 //! adapters get the wider number tolerance of `Tolerance::GPU` and the same rule for sets.
 
+use std::collections::BTreeMap;
+
 use engine::device::{DeviceKind, list};
 use engine::model::ForwardOptions;
 use engine::verify::{Report, verify};
 use engine::{Device, Error};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::fixtures;
 
@@ -124,4 +127,39 @@ fn a_folder_without_an_oracle_is_an_error_that_names_the_file() {
     .unwrap_err();
     assert!(matches!(error, Error::Io { .. }));
     assert!(error.to_string().contains("oracle.json"), "{error}");
+}
+
+#[test]
+fn an_oracle_of_wrong_shapes_is_an_error_that_names_the_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = crate::fixture("v3-mtp");
+    for name in ["config.json", "model.safetensors", "oracle.json"] {
+        std::fs::copy(good.join(name), folder.path().join(name)).unwrap();
+    }
+    let bytes = std::fs::read(good.join("oracle.safetensors")).unwrap();
+    let oracle = SafeTensors::deserialize(&bytes).unwrap();
+    let i32s = |n: usize| (Dtype::I32, vec![0; 4 * n]);
+    let f32s = |n: usize| (Dtype::F32, vec![0; 4 * n]);
+    for (broken, shape, (dtype, data)) in [
+        ("layer0.index_scores", vec![6], f32s(6)),
+        ("layer0.index_scores", vec![3, 2], f32s(6)),
+        ("layer0.topk", vec![2, 0], i32s(0)),
+        ("layer1.expert_idx", vec![6], i32s(6)),
+        ("decode.logits", vec![6], f32s(6)),
+        ("decode.ids", vec![1], i32s(1)),
+        ("mtp.next_ids", vec![2], i32s(2)),
+    ] {
+        let mut tensors: BTreeMap<String, TensorView> = oracle
+            .iter()
+            .map(|(name, view)| (name.to_owned(), view))
+            .collect();
+        let view = TensorView::new(dtype, shape, &data).unwrap();
+        tensors.insert(broken.to_owned(), view);
+        let path = folder.path().join("oracle.safetensors");
+        safetensors::serialize_to_file(tensors, None, &path).unwrap();
+        let options = ForwardOptions::default();
+        let error = verify(folder.path(), &Device::cpu(), 4096, &options).unwrap_err();
+        assert!(matches!(error, Error::BadFile { .. }), "{error}");
+        assert!(error.to_string().contains(broken), "{error}");
+    }
 }

@@ -114,11 +114,57 @@ fn a_whole_prompt_redoes_only_what_differs() {
     let longer: Vec<u32> = prompt.iter().copied().chain([9, 9]).collect();
     runner.send(send(Prompt::Whole(longer), Some(1)));
     let seen = until(&events, is_finished);
-    let total = seen.iter().find_map(|event| match event {
+    assert_eq!(total_fed(&seen), Some(2));
+}
+
+/// Prompt tokens that had to be fed.
+fn total_fed(events: &[Event]) -> Option<usize> {
+    events.iter().find_map(|event| match event {
         Event::Prefill { total, .. } => Some(*total),
         _ => None,
-    });
-    assert_eq!(total, Some(2));
+    })
+}
+
+#[test]
+fn a_refused_prompt_leaves_the_timeline_and_its_knobs_alone() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    let prompt: Vec<u32> = (2..42).collect();
+    runner.send(send(Prompt::Whole(prompt.clone()), Some(1)));
+    until(&events, is_finished);
+    for bad in [vec![], vec![2, 100_000]] {
+        runner.send(send(Prompt::Whole(bad), Some(1)));
+        assert!(is_error(&next(&events)));
+    }
+    runner.send(send(Prompt::Whole(prompt), Some(1)));
+    assert_eq!(total_fed(&until(&events, is_finished)), Some(1));
+}
+
+#[test]
+fn tokens_of_other_knobs_are_not_kept_however_they_came_there() {
+    let dense = |prompt| {
+        let mut command = send(prompt, Some(1));
+        if let Command::Send { forward, .. } = &mut command {
+            forward.dense = true;
+        }
+        command
+    };
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    let prompt: Vec<u32> = (2..42).collect();
+    runner.send(send(Prompt::Whole(prompt.clone()), Some(0)));
+    until(&events, is_finished);
+    // Dense after sparse: the timeline is of both kinds now, so neither may take it up again.
+    runner.send(dense(Prompt::Append(vec![5])));
+    until(&events, is_finished);
+    let longer: Vec<u32> = prompt.iter().copied().chain([5, 6]).collect();
+    runner.send(dense(Prompt::Whole(longer.clone())));
+    assert_eq!(total_fed(&until(&events, is_finished)), Some(42));
+    // All of one kind again.
+    runner.send(dense(Prompt::Whole(longer)));
+    assert_eq!(total_fed(&until(&events, is_finished)), Some(1));
 }
 
 #[test]

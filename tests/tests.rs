@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
+mod bodies;
 mod chat;
 mod docs;
 mod golden;

@@ -348,3 +348,34 @@ fn a_stop_id_ends_the_text() {
     let finish = generate(&mut session, &mut generation, |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(finish.stop, Stop::EndOfText(free[3]));
 }
+
+#[test]
+fn a_full_context_ends_the_text_unless_it_is_long_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = fixture("v32-bf16");
+    let weights = "model.safetensors";
+    std::fs::copy(from.join(weights), folder.path().join(weights)).unwrap();
+    let config = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let config = config.replace("163840", "24");
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let model = Arc::new(Model::open(folder.path(), &Device::cpu()).unwrap());
+    // The fifth token after 20 stands at position 24, where it cannot be fed.
+    for (max_tokens, stop, n) in [
+        (Some(0), Stop::Length, 0),
+        (Some(4), Stop::Length, 4),
+        (Some(5), Stop::Length, 5),
+        (Some(6), Stop::ContextFull, 5),
+        (None, Stop::ContextFull, 5),
+    ] {
+        let mut session = session(&model, 256);
+        let sampler = Sampler::new(SamplerOptions::default()).unwrap();
+        let options = GenerateOptions {
+            max_tokens,
+            ..GenerateOptions::default()
+        };
+        let mut generation = Generation::new(&session, &ids(20), sampler, None, options).unwrap();
+        let finish =
+            generate(&mut session, &mut generation, |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!((finish.stop, finish.stats.n_generated), (stop, n));
+    }
+}

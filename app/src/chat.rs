@@ -204,6 +204,11 @@ impl Chat {
                     continue;
                 }
                 line::Read::Interrupted => return Ok(Outcome::Interrupted),
+                line::Read::NotText if is_person => {
+                    terminal::note("error: what was typed is not UTF-8");
+                    continue;
+                }
+                line::Read::NotText => bail!("stdin is not UTF-8"),
                 line::Read::End => return Ok(Outcome::Success),
             };
             match self.obey(&line) {
@@ -286,7 +291,10 @@ impl Chat {
         for problem in &completion.problems {
             // An answer that was cut off is unfinished, and that is no fault of the model.
             if finish.stop != Stop::Cancelled && finish.stop != Stop::Length {
-                terminal::note(format_args!("in the answer: {problem}"));
+                terminal::note(format_args!(
+                    "in the answer: {}",
+                    terminal::notable(problem)
+                ));
             }
         }
         let n_generated = finish.stats.n_generated;

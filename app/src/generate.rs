@@ -26,7 +26,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let Some(mut run) = Run::start(&arguments.run, arguments.max_tokens, arguments.logprobs)?
+    let Some(mut run) = Run::start(
+        &arguments.run,
+        arguments.max_tokens,
+        arguments.logprobs,
+        None,
+    )?
     else {
         return Ok(Outcome::Interrupted);
     };

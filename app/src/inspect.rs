@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         if arguments.json {
             terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
         } else {
-            terminal::print(&facts.text(arguments.tensors))?;
+            terminal::print(&terminal::printable(&facts.text(arguments.tensors)))?;
         }
         return Ok(Outcome::Success);
     }
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if arguments.json {
         terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
     } else {
-        terminal::print(&facts.text(arguments.tensors))?;
+        terminal::print(&terminal::printable(&facts.text(arguments.tensors)))?;
     }
     match facts.misfit {
         Some(misfit) => bail!(misfit),

@@ -3,8 +3,11 @@
 //! Commands that have nothing to keep do not install this; the system ends them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
+
+use crate::terminal;
 
 // A signal handler has no other way to tell.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -18,13 +21,24 @@ pub enum Second {
     Waits,
 }
 
+/// A step that takes longer than this after Ctrl-C is worth a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Notes Ctrl-C from now on instead of ending the program.
 pub fn install(second: Second) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
         let again = REQUESTED.swap(true, Ordering::Relaxed);
-        if again && second == Second::Exits {
+        if second == Second::Waits {
+            return;
+        }
+        if again {
             std::process::exit(130);
         }
+        // On a thread of its own: this one has to take the second Ctrl-C. It ends with the program.
+        std::thread::spawn(|| {
+            std::thread::sleep(PATIENCE);
+            terminal::note("stopping after this step; a second Ctrl-C ends at once");
+        });
     })
     .context("Ctrl-C could not be taken over")
 }

@@ -20,9 +20,9 @@ mod terminal;
 mod trace;
 mod verify;
 
-use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -35,6 +35,12 @@ const VERSION: &str = concat!(
     ")"
 );
 
+/// More than any machine has cores; far more would spend minutes on starting them.
+const MAX_THREADS: i64 = 1024;
+
+/// What is logged without RUST_LOG. What the device's runtime warns of comes as an error as well.
+const LOG_FILTER: &str = "warn,cubecl_runtime=error";
+
 /// Runs the DeepSeek-V3.2 family on your own machine and shows what the model looks at.
 #[derive(Parser)]
 #[command(name = "sparsight", version = VERSION, max_term_width = 100)]
@@ -44,8 +50,9 @@ const VERSION: &str = concat!(
 )]
 struct Arguments {
     /// Threads for the CPU's work [default: one for each core]
-    #[arg(long, global = true, value_name = "N", display_order = 900)]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", display_order = 900,
+          value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
+    threads: Option<u16>,
 
     #[command(subcommand)]
     command: Command,
@@ -83,7 +90,8 @@ enum Outcome {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+    remember_panics();
     // A driver may panic long after the call that was at fault; to a script that is a failure too.
     let result = catch_unwind(AssertUnwindSafe(|| run(arguments)));
     match result {
@@ -97,16 +105,37 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(_) => {
-            terminal::note("error: the device or the engine failed, see the message above");
+            let cause = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+            let cause = anyhow::anyhow!("{}", cause.as_deref().unwrap_or("no message"))
+                .context("the device or the engine failed, RUST_BACKTRACE=1 shows where");
+            terminal::note(format_args!("error: {}", terminal::message(&cause)));
             ExitCode::from(2)
         }
     }
 }
 
+/// The first panic of any thread: those that follow on others tell of its consequences.
+static FIRST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has a panic told as an error by whoever catches it, not dumped by the thread it comes from.
+fn remember_panics() {
+    let dump = std::panic::take_hook();
+    let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or("no message").to_owned();
+        let mut first = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(text);
+        drop(first);
+        if wanted {
+            dump(info);
+        }
+    }));
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
+            .num_threads(threads.into())
             .build_global()
             .context("--threads")?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use engine::cpu::{KeyFormat, LatentFormat};
 use engine::model::{ForwardOptions, LoadOptions};
 use engine::sampler::SamplerOptions;
@@ -47,7 +47,7 @@ pub struct ModelArgs {
     pub model: PathBuf,
 
     /// What to compute on: an id or a part of a name from `sparsight devices` [default: the best]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub device: Option<String>,
 
     /// How latents are cached; f32 is exact
@@ -161,7 +161,8 @@ impl SamplingArgs {
 #[command(next_help_heading = "Stopping")]
 pub struct StopArgs {
     /// End at this text, which is not shown; may be given several times
-    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true,
+          value_parser = NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
 
     /// End at this token id too; may be given several times

@@ -102,10 +102,9 @@ impl Printer {
         terminal::note(format_args!("{}; stopped: {why}", summary(&finish.stats)));
         if let PromptKind::Chat { boxed: true, .. } = self.kind {
             match chat::boxed_answer(&self.text) {
-                Some(answer) => terminal::note(format_args!(
-                    "boxed answer: {}",
-                    terminal::printable(answer)
-                )),
+                Some(answer) => {
+                    terminal::note(format_args!("boxed answer: {}", terminal::notable(answer)))
+                }
                 None => terminal::note("no boxed answer in the text"),
             }
         }

@@ -160,7 +160,17 @@ impl PromptArgs {
 
     fn chat_ids(&self, tokenizer: &Tokenizer, thinking: bool) -> anyhow::Result<Vec<u32>> {
         let messages = match &self.messages {
-            Some(path) => read_messages(path)?,
+            Some(path) => {
+                let messages = read_messages(path)?;
+                let last = messages.last().map(|message| message.role);
+                ensure!(
+                    !matches!(last, Some(Role::System | Role::Assistant)),
+                    "{}: there is nothing to answer, expected a user's message or a tool's result \
+                     at the end",
+                    name(path)
+                );
+                messages
+            }
             None => {
                 let text = self.text()?;
                 let text = if self.reasoning {

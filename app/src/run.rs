@@ -1,5 +1,6 @@
 //! What `generate` and `trace` share: from the arguments to a generation under way, and to its end.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +78,8 @@ pub struct Run {
 
 impl Run {
     /// Checks everything that can be checked without the model, then loads it. `None` if Ctrl-C came
-    /// while it was loading. From here on Ctrl-C ends the generation after its current step.
+    /// while it was loading. From here on Ctrl-C ends the generation after its current step. `out` is
+    /// a file that the caller will write.
     ///
     /// # Errors
     /// Arguments, files or a model that are not as they should be.
@@ -85,6 +87,7 @@ impl Run {
         arguments: &RunArgs,
         max_tokens: Option<usize>,
         n_logprobs: usize,
+        out: Option<&Path>,
     ) -> anyhow::Result<Option<Self>> {
         let record = arguments.record.clone();
         let sampler = SamplerOptions {
@@ -100,12 +103,28 @@ impl Run {
         let replay_routes = replay_routes.transpose()?;
         let replay_masks = record.replay_masks.as_deref().map(MaskTrace::load);
         let replay_masks = replay_masks.transpose()?;
-        for path in [&record.record_routes, &record.record_masks]
-            .into_iter()
-            .flatten()
-        {
+        let written: Vec<&Path> = [
+            out,
+            record.record_routes.as_deref(),
+            record.record_masks.as_deref(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        for (n, path) in written.iter().enumerate() {
+            ensure!(
+                !written[..n].contains(path),
+                "{} is to be written twice, expected a file for each record",
+                path.display()
+            );
             check_place(path)?;
         }
+        check_records(
+            &record,
+            replay_routes.as_ref(),
+            replay_masks.as_ref(),
+            &config,
+        )?;
         let forward = arguments.attention.options(&config)?;
         ensure!(
             tokenizer.is_some() || arguments.stop.stop.is_empty(),
@@ -229,23 +248,57 @@ fn go_on(failed: &Option<anyhow::Error>) -> ControlFlow<()> {
     }
 }
 
-/// Refuses a file whose folder is not there, before hours are spent on what would go into it.
+/// Refuses records that are for another model, before hours are spent on loading this one.
 ///
 /// # Errors
-/// No such folder, or a folder in place of the file.
-pub fn check_place(path: &Path) -> anyhow::Result<()> {
+/// A model without experts to route to, or records of other sizes.
+fn check_records(
+    record: &RecordArgs,
+    routes: Option<&RouteTrace>,
+    masks: Option<&MaskTrace>,
+    config: &Config,
+) -> anyhow::Result<()> {
+    ensure!(
+        config.moe.is_some() || (record.record_routes.is_none() && routes.is_none()),
+        "--record-routes and --replay-routes: the model has no experts to route to"
+    );
+    if let (Some(routes), Some(moe)) = (routes, &config.moe) {
+        let layers = (0..config.num_hidden_layers).filter(|&layer| config.is_moe(layer));
+        let layers: Vec<usize> = layers.collect();
+        routes.check(moe.n_routed_experts, moe.num_experts_per_tok, &layers)?;
+    }
+    if let Some(masks) = masks {
+        masks.check(config.vocab_size)?;
+    }
+    Ok(())
+}
+
+/// Refuses a file that cannot be written, before hours are spent on what would go into it. Files are
+/// written beside their place and renamed, which would put a file in place of a device or a link.
+///
+/// # Errors
+/// No such folder, one that cannot be written, or anything but a file in the file's place.
+fn check_place(path: &Path) -> anyhow::Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let found =
         std::fs::metadata(folder).with_context(|| format!("{}: no such folder", path.display()))?;
-    ensure!(
-        found.is_dir() && !path.is_dir(),
-        "{} cannot be written: expected a file in a folder",
-        path.display()
-    );
-    Ok(())
+    let is_free = match std::fs::symlink_metadata(path) {
+        Ok(there) => there.is_file(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    let name = path.file_name().filter(|_| found.is_dir() && is_free);
+    let mut trial = name.map(ToOwned::to_owned).with_context(|| {
+        let path = path.display();
+        format!("{path} cannot be written: expected a new file or a plain one, no device or link")
+    })?;
+    trial.push(format!(".{}.trial", std::process::id()));
+    let trial = path.with_file_name(trial);
+    std::fs::File::create_new(&trial)
+        .and_then(|_| std::fs::remove_file(&trial))
+        .with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Counts and times in one line.
@@ -290,5 +343,20 @@ mod tests {
         check_place(folder.path()).unwrap_err();
         let error = check_place(&folder.path().join("none/new")).unwrap_err();
         assert!(error.to_string().contains("none/new"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_and_links_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::fs::write(folder.path().join("file"), "kept").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        check_place(&folder.path().join("file")).unwrap();
+        for path in [link.as_path(), Path::new("/dev/null"), Path::new("/")] {
+            let error = check_place(path).unwrap_err();
+            assert!(error.to_string().contains("cannot be written"), "{error}");
+        }
     }
 }

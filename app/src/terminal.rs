@@ -57,6 +57,15 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// As [`printable`], for text that goes to stderr.
+pub fn notable(text: &str) -> Cow<'_, str> {
+    if io::stderr().is_terminal() {
+        without_controls(text)
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 fn without_controls(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.contains(harmful) {
@@ -75,7 +84,8 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// An error and its causes in one line. A cause that the message before it already tells is left out.
+/// An error and its causes in one line. A cause that the message before it already tells is left out,
+/// and so are control characters: a message may quote a file.
 pub fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
@@ -84,7 +94,18 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    without_controls(&one_line(&text)).into_owned()
+}
+
+/// A driver's report over many lines as one; other texts, lists of problems among them, as they are.
+pub fn one_line(text: &str) -> String {
+    const FILLER: &[&str] = &["", "Caused by:", "Asked at:", "No backtrace available"];
+    if !text.lines().any(|line| line.trim() == "Caused by:") {
+        return text.to_owned();
+    }
+    let lines = text.lines().map(str::trim);
+    let telling: Vec<&str> = lines.filter(|line| !FILLER.contains(line)).collect();
+    telling.join(": ")
 }
 
 /// A progress bar on stderr, hidden where that is no terminal.
@@ -193,6 +214,16 @@ mod tests {
         let engine = engine::Error::io("/model/config.json", io);
         let error = anyhow::Error::from(engine).context("--model");
         assert_eq!(message(&error), "--model: /model/config.json: gone");
+        let error = anyhow::anyhow!("tensor \u{1b}[2J");
+        assert_eq!(message(&error), "tensor \u{FFFD}[2J");
+    }
+
+    #[test]
+    fn a_report_of_a_driver_is_one_line_and_a_list_stays_one() {
+        let report =
+            "lost: it failed\nCaused by:\n  no memory\nNo backtrace available\nAsked at:\n";
+        assert_eq!(one_line(report), "lost: it failed: no memory");
+        assert_eq!(one_line("2 problems:\na\nb"), "2 problems:\na\nb");
     }
 
     #[test]

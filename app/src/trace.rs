@@ -11,7 +11,7 @@ use engine::trace::{STAGES, Stage, Watch, WatchedRows};
 use engine::trace_file;
 
 use crate::printer::Printer;
-use crate::run::{Run, RunArgs, check_place};
+use crate::run::{Run, RunArgs};
 use crate::{Outcome, terminal};
 
 /// What goes in without `--stages`: what the model looked at and who did the work. Small.
@@ -71,8 +71,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             n_layers - 1
         );
     }
-    check_place(&arguments.out)?;
-    let Some(mut run) = Run::start(&arguments.run, Some(arguments.max_tokens), 0)? else {
+    let out = Some(arguments.out.as_path());
+    let Some(mut run) = Run::start(&arguments.run, Some(arguments.max_tokens), 0, out)? else {
         return Ok(Outcome::Interrupted);
     };
     run.session.watch(Watch {
@@ -101,7 +101,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         .iter()
         .flat_map(|frame| frame.values.keys().map(|site| site.stage))
         .collect();
-    for stage in stages.difference(&found) {
+    // Of a prompt that was broken off nothing can be said.
+    for stage in stages.difference(&found).filter(|_| !frames.is_empty()) {
         terminal::note(format_args!(
             "nothing of stage {} in these layers of this model",
             stage.info().name

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use engine::Device;
 use engine::model::ForwardOptions;
 use engine::verify::{Report, StageReport, verify};
@@ -21,7 +22,7 @@ pub struct Arguments {
     folders: Vec<PathBuf>,
 
     /// What to compute on: an id or a part of a name from `sparsight devices` [default: the best]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     device: Option<String>,
 
     /// Prompt tokens fed at a time

@@ -15,6 +15,8 @@ mod matrix;
 mod mha;
 mod rows;
 mod simd;
+#[cfg(test)]
+mod tests;
 mod top_k;
 
 pub use attention::{AttentionWeights, Heads, attend};

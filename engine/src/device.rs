@@ -115,21 +115,23 @@ fn reference_info(id: &str) -> DeviceInfo {
     }
 }
 
+/// Without OpenGL: it has no storage buffers to speak of, and shows each Vulkan adapter twice.
+const BACKENDS: wgpu::Backends = wgpu::Backends::PRIMARY;
+
 fn instance() -> wgpu::Instance {
-    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle())
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: BACKENDS,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
 }
 
 /// Every adapter of every wgpu backend, numbered within its backend.
 fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
     let mut count = std::collections::BTreeMap::new();
-    let all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let all = pollster::block_on(instance.enumerate_adapters(BACKENDS));
     let mut found = Vec::new();
     for adapter in all {
         let told = adapter.get_info();
-        // OpenGL has no storage buffers to speak of, and shows each Vulkan adapter twice.
-        if told.backend == wgpu::Backend::Gl || told.backend == wgpu::Backend::Noop {
-            continue;
-        }
         let backend = told.backend.to_string();
         let number = count.entry(backend.clone()).or_insert(0usize);
         let info = DeviceInfo {
@@ -169,8 +171,8 @@ impl Device {
     /// # Errors
     /// No such device, more than one that fits the name, or one that lacks a needed limit.
     pub fn open(name: Option<&str>) -> Result<Self> {
-        let instance = instance();
         let Some(name) = name else {
+            let instance = instance();
             let best = adapters(&instance)
                 .into_iter()
                 .filter(|(info, _)| info.kind < DeviceKind::Cpu)
@@ -200,6 +202,7 @@ impl Device {
                 problem: "found a build without CUDA, expected one with the feature `cuda`".into(),
             });
         }
+        let instance = instance();
         let all = adapters(&instance);
         let exact = all.iter().position(|(info, _)| info.id == wanted);
         let by_name: Vec<usize> = (0..all.len())

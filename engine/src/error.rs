@@ -124,6 +124,13 @@ pub enum Error {
         value: f32,
     },
 
+    /// The indexer scored a position with NaN, so that nothing can be selected.
+    #[error("index scores of position {position} hold NaN, expected numbers: are weights damaged?")]
+    NanScores {
+        /// Position of the token whose scores they are.
+        position: usize,
+    },
+
     /// A route, mask or trace file that does not fit the model or the tokens.
     #[error("{what}: found {found}, expected {expected}")]
     Replay {

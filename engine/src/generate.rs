@@ -201,14 +201,19 @@ impl Generation {
             return self.prefill(session);
         }
         let from = Instant::now();
+        let limit = self.options.max_tokens.unwrap_or(usize::MAX);
+        let is_long_enough = self.stats.n_generated >= limit;
         if let Some(id) = self.next.take() {
             if session.position() + 1 > session.context() {
-                return Ok(self.finish(Stop::ContextFull));
+                return Ok(self.finish(if is_long_enough {
+                    Stop::Length
+                } else {
+                    Stop::ContextFull
+                }));
             }
             self.logits = Some(session.advance(&[id])?);
         }
-        let limit = self.options.max_tokens.unwrap_or(usize::MAX);
-        if self.stats.n_generated >= limit {
+        if is_long_enough {
             return Ok(self.finish(Stop::Length));
         }
         let position = session.position();

@@ -140,15 +140,26 @@ impl Model {
         trace: &mut Trace,
     ) -> Result<Output> {
         self.check_ids(ids, cache.n_tokens())?;
+        self.keep_or_forget(ids.len(), cache, |cache| {
+            self.forward_checked(ids, cache, options, logit_rows, routing, trace)
+        })
+    }
+
+    /// Does `work`, which feeds `n` tokens to every layer of `cache`: all of it, or nothing.
+    fn keep_or_forget<R: Send>(
+        &self,
+        n: usize,
+        cache: &mut Cache,
+        work: impl FnOnce(&mut Cache) -> Result<R> + Send,
+    ) -> Result<R> {
         let before = cache.n_tokens();
-        let mut forward = || self.forward_checked(ids, cache, options, logit_rows, routing, trace);
         let result = if self.device.is_cpu() {
-            cpu::run(forward)
+            cpu::run(|| work(cache))
         } else {
-            forward()
+            work(cache)
         };
         match &result {
-            Ok(_) => cache.advanced(ids.len()),
+            Ok(_) => cache.advanced(n),
             Err(_) => cache.truncate(before),
         }
         result
@@ -214,6 +225,23 @@ impl Model {
     fn head(&self, hidden: &Rows) -> Rows {
         let [logits] = linear(hidden, [&self.lm_head]);
         logits
+    }
+
+    /// Refuses knobs that this model does not have.
+    pub(crate) fn check_options(&self, options: &ForwardOptions) -> Result<()> {
+        let Some(k) = options.index_topk else {
+            return Ok(());
+        };
+        let expected = match &self.config.indexer {
+            None => "a model with an indexer: this one attends to everything",
+            Some(_) if k == 0 => "at least 1",
+            Some(_) => return Ok(()),
+        };
+        Err(Error::Setting {
+            name: "index_topk".into(),
+            found: k.to_string(),
+            expected: expected.into(),
+        })
     }
 
     /// Refuses what cannot be fed at `position`.

@@ -180,6 +180,9 @@ impl Drop for Runner {
 struct State {
     session: Session,
     tokenizer: Option<Arc<Tokenizer>>,
+    /// The knobs that all tokens of the timeline were computed under; `None` if not all under the
+    /// same.
+    forward: Option<ForwardOptions>,
 }
 
 struct Worker {
@@ -318,6 +321,7 @@ impl Worker {
         self.state = Some(State {
             session: Session::new(Arc::new(model), session)?,
             tokenizer,
+            forward: None,
         });
         self.tell(Event::Loaded(loaded));
         Ok(())
@@ -348,15 +352,23 @@ impl Worker {
     ) -> Result<()> {
         let sampler = Sampler::new(sampler)?;
         let state = self.state()?;
-        let changed = *state.session.forward_options() != forward;
+        // Everything that may be refused comes before the timeline is cut.
+        let start = match &prompt {
+            Prompt::Append(_) => state.session.position(),
+            Prompt::Whole(_) => 0,
+        };
+        let (Prompt::Append(ids) | Prompt::Whole(ids)) = &prompt;
+        state.session.model().check_ids(ids, start)?;
+        state.session.set_forward(forward.clone())?;
+        let is_same = state.forward.as_ref() == Some(&forward);
         let ids = match prompt {
             Prompt::Append(ids) => ids,
             Prompt::Whole(ids) => {
                 // Tokens computed under other knobs are other tokens' past.
-                let kept = if changed {
-                    0
-                } else {
+                let kept = if is_same {
                     state.session.common_prefix(&ids)
+                } else {
+                    0
                 };
                 // The last token is fed again: its logits are not kept.
                 let kept = kept.min(ids.len().saturating_sub(1));
@@ -364,7 +376,7 @@ impl Worker {
                 ids[kept..].to_vec()
             }
         };
-        state.session.set_forward(forward)?;
+        state.forward = (is_same || state.session.position() == 0).then_some(forward);
         let tokenizer = state.tokenizer.clone();
         let mut generation = Generation::new(&state.session, &ids, sampler, tokenizer, options)?;
         loop {

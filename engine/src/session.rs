@@ -104,20 +104,7 @@ impl Session {
     /// # Errors
     /// `index_topk` is 0, or the model has no indexer to take it.
     pub fn set_forward(&mut self, forward: ForwardOptions) -> Result<()> {
-        if let Some(k) = forward.index_topk {
-            let problem = match &self.model.config().indexer {
-                None => Some("a model with an indexer: this one attends to everything"),
-                Some(_) if k == 0 => Some("at least 1"),
-                Some(_) => None,
-            };
-            if let Some(expected) = problem {
-                return Err(Error::Setting {
-                    name: "index_topk".into(),
-                    found: k.to_string(),
-                    expected: expected.into(),
-                });
-            }
-        }
+        self.model.check_options(&forward)?;
         self.forward = forward;
         Ok(())
     }
@@ -316,5 +303,42 @@ impl Session {
             record.truncate(position);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::device::Device;
+
+    /// Here and not with the other tests of timelines, since they have no thread pools.
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        for name in ["v32-fp8", "glm-dsa", "v2-lite"] {
+            let model = Arc::new(Model::open(&fixtures.join(name), &Device::cpu()).unwrap());
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                pool.build().unwrap().install(|| {
+                    let options = SessionOptions {
+                        chunk_tokens: 23,
+                        ..SessionOptions::default()
+                    };
+                    let mut session = Session::new(model.clone(), options).unwrap();
+                    session.watch(Watch::everything(WatchedRows::All));
+                    let ids: Vec<u32> = (0..47).map(|i| (i * 37 + 11) % 128).collect();
+                    session.advance(&ids).unwrap();
+                    session.advance(&[3]).unwrap();
+                    session.take_frames()
+                })
+            };
+            let alone = run(1);
+            for threads in [2, 3, 7] {
+                assert!(run(threads) == alone, "{name}, {threads} threads");
+            }
+        }
     }
 }

@@ -45,7 +45,10 @@ impl Tolerance {
     /// For FP8 caches, where a rounding of f32 can take a channel from the middle between two codes to
     /// either: 1/16 of its size away. One such latent moved the logits of a fixture by 1.6e-3 and one
     /// such query a row of index scores by 5.3e-3, on a device whose other numbers were within 1e-4.
-    pub const FP8_STEP: Self = Self { abs: 2e-2, rel: 0.0 };
+    pub const FP8_STEP: Self = Self {
+        abs: 2e-2,
+        rel: 0.0,
+    };
 
     /// The one that goes with a device, and with FP8 caches or without.
     pub fn of(device: &Device, fp8_cache: bool) -> Self {
@@ -185,11 +188,59 @@ impl Oracle {
                 }
             }
         }
-        Ok(Self {
+        let oracle = Self {
             floats,
             integers,
             facts,
-        })
+        };
+        match oracle.problem() {
+            Some(problem) => Err(bad(problem)),
+            None => Ok(oracle),
+        }
+    }
+
+    /// What is wrong with the shapes: everything below relies on them.
+    fn problem(&self) -> Option<String> {
+        let floats = self.floats.iter().map(|(name, (shape, _))| (name, shape));
+        let integers = self.integers.iter().map(|(name, (shape, _))| (name, shape));
+        for (name, shape) in floats.chain(integers) {
+            let expected = match (name.rsplit('.').next(), shape.as_slice()) {
+                (Some("index_scores"), &[rows, width]) if (1..=width).contains(&rows) => continue,
+                (Some("index_scores"), _) => "[rows, at least as many positions]",
+                (Some("topk" | "expert_idx"), &[rows, width]) if rows.min(width) > 0 => continue,
+                (Some("topk" | "expert_idx"), _) => "[rows, members], neither 0",
+                _ if name != "decode.logits" || shape.len() == 2 => continue,
+                _ => "[steps, vocab_size]",
+            };
+            return Some(format!(
+                "tensor {name:?} has shape {shape:?}, expected {expected}"
+            ));
+        }
+        let rows = |name: &str| {
+            let floats = self.floats.get(name).map(|(shape, _)| shape);
+            let shape = floats.or_else(|| self.integers.get(name).map(|(shape, _)| shape))?;
+            shape.first().copied()
+        };
+        let selections = self
+            .integers
+            .keys()
+            .filter(|name| name.ends_with(".topk"))
+            .map(|name| (name.clone(), name.replace(".topk", ".index_scores")));
+        let pairs = [
+            ("decode.ids", "decode.logits"),
+            ("mtp.next_ids", "input_ids"),
+        ];
+        let pairs = pairs.map(|(one, other)| (one.to_owned(), other.to_owned()));
+        let mut pairs = selections.chain(pairs);
+        let differs = |one: &str, other: &str| match (rows(one), rows(other)) {
+            (Some(one), Some(other)) => one != other,
+            _ => false,
+        };
+        pairs
+            .find(|(one, other)| differs(one, other))
+            .map(|(one, other)| {
+                format!("tensors {one:?} and {other:?} are of different lengths, expected the same")
+            })
     }
 
     fn ids(&self, name: &str, folder: &Path) -> Result<Vec<u32>> {
@@ -379,21 +430,23 @@ impl Compare<'_> {
         let width = shape[1];
         let (mut got_seen, mut want_seen) = (Vec::new(), Vec::new());
         let first = shape[1] - shape[0];
-        let mut rows = want.chunks_exact(width).enumerate();
+        let rows = want.chunks_exact(width).enumerate();
+        let mut rows = rows.map(|(row, scores)| &scores[..first + row + 1]);
         for frame in frames {
             let Some(value) = frame.get(layer, Stage::IndexScores) else {
                 continue;
             };
             let context = value.shape()[1];
             for got in value.floats().unwrap_or_default().chunks_exact(context) {
-                let Some((row, want)) = rows.next() else {
+                let Some(want) = rows.next() else {
                     break;
                 };
-                let visible = (first + row + 1).min(context);
-                got_seen.extend_from_slice(&got[..visible]);
-                want_seen.extend_from_slice(&want[..first + row + 1]);
+                got_seen.extend_from_slice(&got[..want.len().min(context)]);
+                want_seen.extend_from_slice(want);
             }
         }
+        // Rows that we do not have make the lengths differ.
+        want_seen.extend(rows.flatten());
         self.compare(name, &got_seen, &want_seen);
     }
 

@@ -146,7 +146,7 @@ fn system(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     let first = first.filter(|message| matches!(message.role, Role::System));
     match (first, text) {
         (None, "" | "off") => terminal::note("no system message"),
-        (Some(message), "") => terminal::note(&message.content),
+        (Some(message), "") => terminal::note(terminal::notable(&message.content)),
         (Some(_), "off") => {
             chat.messages.remove(0);
             terminal::note("no system message from now on");
@@ -217,7 +217,7 @@ fn undo(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let last = last_user(chat)?;
     terminal::note(format_args!(
         "took back: {}",
-        terminal::printable(&chat.messages[last].content)
+        terminal::notable(&chat.messages[last].content)
     ));
     chat.messages.truncate(last);
     Ok(Next::Prompt)

@@ -1,5 +1,7 @@
 //! The input line: editing, history, completion of commands, and lines that go on.
 
+use std::io::ErrorKind;
+
 use anyhow::Context as _;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -19,6 +21,8 @@ pub enum Read {
     Interrupted,
     /// Ctrl-D, or the end of the pipe.
     End,
+    /// What was typed is not UTF-8.
+    NotText,
 }
 
 /// The line editor.
@@ -39,12 +43,15 @@ impl Input {
     /// Waits for a line. A backslash at its end has it go on in the next.
     ///
     /// # Errors
-    /// The terminal or the pipe cannot be read, or does not give UTF-8.
+    /// The terminal or the pipe cannot be read.
     pub fn read(&mut self) -> anyhow::Result<Read> {
         match self.0.readline("> ") {
             Ok(line) => Ok(Read::Line(joined(&line))),
             Err(ReadlineError::Interrupted) => Ok(Read::Interrupted),
             Err(ReadlineError::Eof) => Ok(Read::End),
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                Ok(Read::NotText)
+            }
             Err(error) => Err(error).context("stdin"),
         }
     }

@@ -27,7 +27,7 @@ impl Screen {
             match delta {
                 Delta::Reasoning(text) => {
                     self.enter(Place::Reasoning)?;
-                    terminal::note_part(&terminal::faint(&terminal::printable(&text)));
+                    terminal::note_part(&terminal::faint(&terminal::notable(&text)));
                     self.ends_line = text.ends_with('\n');
                 }
                 Delta::Content(text) => {

@@ -59,7 +59,9 @@ impl Model {
     /// result `[tokens, vocab_size]` rates the token after `next_ids[i]`.
     ///
     /// # Errors
-    /// No MTP layer, ids outside the vocabulary, a full context, or a device that failed.
+    /// No MTP layer, other than one id a hidden row, ids outside the vocabulary, a full context, an
+    /// option that the model does not have, or a device that failed. The cache is as long as before
+    /// then.
     pub fn forward_mtp(
         &self,
         hidden: &Rows,
@@ -69,13 +71,30 @@ impl Model {
         trace: &mut Trace,
     ) -> Result<Rows> {
         let mtp = self.mtp()?;
+        self.check_options(options)?;
+        self.check_ids(next_ids, cache.n_tokens())?;
+        if hidden.n_rows() != next_ids.len() {
+            return Err(Error::Setting {
+                name: "MTP input".into(),
+                found: format!("{} next tokens", next_ids.len()),
+                expected: format!("{}, one a hidden row", hidden.n_rows()),
+            });
+        }
+        self.keep_or_forget(next_ids.len(), cache, |cache| {
+            self.mtp_checked(mtp, hidden, next_ids, cache, options, trace)
+        })
+    }
+
+    fn mtp_checked(
+        &self,
+        mtp: &Mtp,
+        hidden: &Rows,
+        next_ids: &[u32],
+        cache: &mut Cache,
+        options: &ForwardOptions,
+        trace: &mut Trace,
+    ) -> Result<Rows> {
         let position = cache.n_tokens();
-        self.check_ids(next_ids, position)?;
-        assert_eq!(
-            hidden.n_rows(),
-            next_ids.len(),
-            "one next token a hidden row"
-        );
         let eps = self.config.rms_norm_eps;
         trace.begin(position, next_ids);
         let embedded = rms_norm(
@@ -97,15 +116,7 @@ impl Model {
             routing: &mut Routing::default(),
             trace,
         };
-        let result = mtp.block.forward(x, &mut cache.layers[0], &mut pass);
-        let x = match result {
-            Ok(x) => x,
-            Err(error) => {
-                cache.truncate(position);
-                return Err(error);
-            }
-        };
-        cache.advanced(next_ids.len());
+        let x = mtp.block.forward(x, &mut cache.layers[0], &mut pass)?;
         let logits = self.head(&rms_norm(&x, &mtp.shared_head_norm, eps));
         if trace.wants(None, Stage::Logits) {
             let first = trace.first_row(logits.n_rows());

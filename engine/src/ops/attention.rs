@@ -13,26 +13,10 @@ use burn::Tensor;
 use super::{WORKSPACE_BYTES, linear};
 use crate::Result;
 use crate::cache::LatentStore;
+pub use crate::cpu::Heads;
 use crate::cpu::{self, Selection};
 use crate::rows::{Rows, read_tensor};
 use crate::weight::Weight;
-
-/// Sizes of one attention layer.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// `num_attention_heads`.
-    pub n_heads: usize,
-    /// `qk_nope_head_dim`.
-    pub dn: usize,
-    /// `qk_rope_head_dim`.
-    pub dr: usize,
-    /// `v_head_dim`.
-    pub dv: usize,
-    /// `kv_lora_rank`.
-    pub rank: usize,
-    /// Softmax scale, YaRN's factor included.
-    pub scale: f32,
-}
 
 /// One attention call.
 pub(crate) struct Attention<'a> {
@@ -72,32 +56,14 @@ pub(crate) fn attend(call: &Attention) -> Result<(Rows, Option<Weights>)> {
 }
 
 fn host(call: &Attention, cache: &cpu::LatentCache) -> (Rows, Option<Weights>) {
-    let Heads {
-        n_heads,
-        dn,
-        dr,
-        dv,
-        rank,
-        scale,
-    } = call.heads;
     let q = call.q.host();
     let n = call.q.n_rows();
-    let width = n_heads * dv;
-    let shape = cpu::Heads {
-        n_heads,
-        dn,
-        dr,
-        dv,
-        rank,
-        scale,
-    };
+    let width = call.heads.n_heads * call.heads.dv;
     let mut out = vec![0.0; n * width];
-    let mut weights = call
-        .weights_from
-        .map(cpu::AttentionWeights::new);
+    let mut weights = call.weights_from.map(cpu::AttentionWeights::new);
     if call.mha {
         cpu::attend_mha(
-            shape,
+            call.heads,
             q,
             call.w_kvb.matrix(),
             cache,
@@ -108,7 +74,7 @@ fn host(call: &Attention, cache: &cpu::LatentCache) -> (Rows, Option<Weights>) {
         );
     } else {
         cpu::attend(
-            shape,
+            call.heads,
             q,
             call.w_kvb.matrix(),
             cache,

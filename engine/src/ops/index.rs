@@ -187,9 +187,5 @@ pub fn portable(q: Tensor<2>, w: Tensor<2>, keys: Tensor<2>) -> Tensor<2> {
 }
 
 fn nan(position: usize) -> Error {
-    Error::Replay {
-        what: format!("index scores of position {position}"),
-        found: "NaN".into(),
-        expected: "finite numbers: are weights or caches damaged?".into(),
-    }
+    Error::NanScores { position }
 }
