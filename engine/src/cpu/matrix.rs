@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn misaligned_floats_are_read_all_the_same() {
-        let mut bytes = vec![0; 1 + 8];
+        let mut bytes = [0; 1 + 8];
         bytes[1..5].copy_from_slice(&1.5_f32.to_le_bytes());
         bytes[5..].copy_from_slice(&(-2.0_f32).to_le_bytes());
         for start in [0, 1] {
