@@ -8,7 +8,8 @@ FIXTURE := tests/fixtures/v32-bf16
 
 run: build
 	@echo "Sixteen tokens of the tiny random checkpoint $(FIXTURE), ids in, ids out:"
-	target/release/sparsight generate --model $(FIXTURE) --ids 5,9,3 --max-tokens 16 --greedy
+	@.ci/with-runtime-dir target/release/sparsight generate --model $(FIXTURE) --ids 5,9,3 \
+		--max-tokens 16 --greedy
 
 build: setup
 	cargo build $(CARGO_FLAGS)
@@ -25,7 +26,7 @@ lint: setup
 
 bench: build
 	cargo bench --workspace --locked --bench context --bench memory --bench kernels
-	target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
+	.ci/with-runtime-dir target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
 
 setup:
 	@.ci/setup

@@ -59,6 +59,7 @@ fn main() {
     );
     println!("|---|---|---|---|---|");
     for depth in depths {
+        set_dense(&mut session, false);
         let start = Instant::now();
         let from = session.position();
         let prompt: Vec<u32> = (from..depth)
@@ -79,12 +80,7 @@ fn threads() -> usize {
 
 /// Median milliseconds of a token at `depth`.
 fn decode(session: &mut Session, depth: usize, dense: bool) -> f64 {
-    session
-        .set_forward(ForwardOptions {
-            dense,
-            ..ForwardOptions::default()
-        })
-        .expect("a valid setting");
+    set_dense(session, dense);
     let mut times: Vec<Duration> = (0..TOKENS)
         .map(|i| {
             let start = Instant::now();
@@ -95,4 +91,12 @@ fn decode(session: &mut Session, depth: usize, dense: bool) -> f64 {
     session.rewind(depth).expect("a position behind");
     times.sort_unstable();
     times[TOKENS / 2].as_secs_f64() * 1e3
+}
+
+fn set_dense(session: &mut Session, dense: bool) {
+    let options = ForwardOptions {
+        dense,
+        ..ForwardOptions::default()
+    };
+    session.set_forward(options).expect("a valid setting");
 }

@@ -192,6 +192,22 @@ fn bad_input_is_one_error_on_stderr_and_code_2() {
             "nosuch",
         ),
         (
+            &["generate", "--model", &model, "--ids", "1", "--device", ""],
+            "device",
+        ),
+        (
+            &[
+                "generate",
+                "--model",
+                &model,
+                "--ids",
+                "1",
+                "--threads",
+                "100000",
+            ],
+            "100000",
+        ),
+        (
             &["generate", "--model", &model, "--ids", "1", "--top-p", "7"],
             "top_p",
         ),
@@ -373,6 +389,67 @@ fn a_reader_that_goes_away_is_no_error() {
     );
 }
 
+// Records are renamed into place: in place of a device that would be the end of the device.
+#[cfg(unix)]
+#[test]
+fn a_record_goes_into_a_file_of_its_own_and_replaces_no_link_or_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    let link = folder.path().join("link");
+    std::fs::write(&file, "kept").unwrap();
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let (link, pipe) = (link.to_str().unwrap(), pipe.to_str().unwrap());
+    let model = fixture("v32-f32");
+    let common = [
+        "--model", &model, "--ids", "5", "-n", "1", "--device", "cpu",
+    ];
+    let new = folder.path().join("new");
+    let new = new.to_str().unwrap();
+    let cases: [(&[&str], &str); 5] = [
+        (&["trace", "--out", link], "no device or link"),
+        (&["trace", "--out", pipe], "no device or link"),
+        (&["generate", "--record-routes", link], "no device or link"),
+        (&["generate", "--record-masks", pipe], "no device or link"),
+        (&["trace", "--out", new, "--record-routes", new], "twice"),
+    ];
+    for (arguments, word) in cases {
+        let output = sparsight(&[arguments, &common].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(word), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    assert!(std::fs::symlink_metadata(link).unwrap().is_symlink());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn records_of_another_model_are_refused_before_it_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes");
+    let routes = routes.to_str().unwrap();
+    let common = ["generate", "--ids", "5", "-n", "1", "--device", "cpu"];
+    let (model, other) = (fixture("v32-f32"), fixture("v32-fp8"));
+    stdout(&sparsight(
+        &[&common[..], &["--model", &model, "--record-routes", routes]].concat(),
+    ));
+    let output =
+        sparsight(&[&common[..], &["--model", &other, "--replay-routes", routes]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("found [1, 2], expected [1]"), "{said}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_was_printed_and_recorded_and_gives_130() {
@@ -493,7 +570,7 @@ fn bad_text_is_an_error_before_anything_is_loaded() {
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     let model = folder.path().to_str().unwrap();
     let huge = vec![b'a'; 10_000_000];
-    let cases: [(&[&str], &[u8], &str); 9] = [
+    let cases: [(&[&str], &[u8], &str); 10] = [
         (&["-"], b"", "empty"),
         (&["-"], b"\n", "empty"),
         (&[""], b"", "empty"),
@@ -501,6 +578,11 @@ fn bad_text_is_an_error_before_anything_is_loaded() {
         (&["-"], &huge, "10000001 tokens do not fit"),
         (&[], b"", "no prompt"),
         (&["--messages", "-"], b"[{\"role\": \"nobody\"}]", "nobody"),
+        (
+            &["--messages", "-"],
+            br#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#,
+            "nothing to answer",
+        ),
         (&["--messages", "/nonexistent"], b"", "/nonexistent"),
         (
             &["x", "--record-routes", "/nonexistent/routes"],

@@ -182,7 +182,14 @@ impl Device {
                 |(info, adapter)| open_adapter(instance, info, adapter),
             );
         };
-        let wanted = name.to_lowercase();
+        let wanted = name.trim().to_lowercase();
+        if wanted.is_empty() {
+            // As a part of a name it would fit every adapter.
+            return Err(Error::Device {
+                name: name.into(),
+                problem: "found an empty name, expected an id or a part of a name".into(),
+            });
+        }
         if wanted == "cpu" {
             return Ok(Self::cpu());
         }

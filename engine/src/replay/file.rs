@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensorError, SafeTensors, View, serialize_to_file};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// Version of both file layouts.
 pub(super) const VERSION: u32 = 1;
@@ -16,7 +16,7 @@ pub(super) const VERSION: u32 = 1;
 /// The only entry of the metadata.
 pub(super) const METADATA_KEY: &str = "sparsight";
 
-/// A tensor whose bytes are made when they are written, so that a long trace is not held twice.
+/// A tensor whose bytes are made when the file is put together, so that only that holds them twice.
 pub(super) struct Column<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -58,15 +58,12 @@ pub(super) fn write(
 ) -> Result<()> {
     let header = serde_json::to_string(header).expect("numbers and lists of them are always JSON");
     let metadata = HashMap::from([(METADATA_KEY.to_string(), header)]);
-    // This writes to a temporary file in the same folder and renames that, so a full disk leaves
-    // either the old file or the new one.
-    serialize_to_file(columns, Some(metadata), path).map_err(|error| match error {
-        SafeTensorError::IoError(source) => Error::io(path, source),
-        other => Error::BadFile {
+    let bytes =
+        safetensors::serialize(columns, Some(metadata)).map_err(|error| Error::BadFile {
             path: path.into(),
-            problem: other.to_string(),
-        },
-    })
+            problem: error.to_string(),
+        })?;
+    file::write_whole(path, &bytes)
 }
 
 /// A safetensors file whose kind and version are right.
