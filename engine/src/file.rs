@@ -14,10 +14,8 @@ use crate::{Error, Result};
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(Error::BadFile {
-            path: path.into(),
-            problem: "is a device, pipe or folder, expected a file or nothing".into(),
-        });
+        let problem = "is a device, pipe or folder, expected a file or nothing";
+        return Err(Error::io(path, std::io::Error::other(problem)));
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
