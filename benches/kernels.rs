@@ -5,8 +5,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::cpu::{
-    Dtype, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend, linear, run,
-    select, top_k,
+    Call, Dtype, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend, linear,
+    run, select, top_k,
 };
 use std::hint::black_box;
 
@@ -123,20 +123,19 @@ fn attention(criterion: &mut Criterion) {
         )
         .expect("the numbers are finite");
         let mut out = vec![0.0; heads.n_heads * heads.dv];
+        let call = Call {
+            heads,
+            q: black_box(&q),
+            w_kvb,
+            cache: &cache,
+            position: 8191,
+            selection: Some(&selection),
+        };
         group.throughput(Throughput::Bytes((cache.bytes() / 4) as u64));
         group.bench_function(format!("{format:?}"), |bencher| {
             bencher.iter(|| {
                 run(|| {
-                    attend(
-                        heads,
-                        black_box(&q),
-                        w_kvb,
-                        &cache,
-                        8191,
-                        Some(&selection),
-                        &mut out,
-                        None,
-                    );
+                    attend(call, &mut out, None);
                 });
             });
         });

@@ -94,15 +94,37 @@ impl<'a> Readable<'a> {
     }
 }
 
-/// One attention call.
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    heads: Heads,
-    q: &'a [f32], // [tokens, heads × (dn + dr)]
-    w_kvb: Matrix<'a>,
-    cache: &'a LatentCache,
-    position: usize,
-    selection: Option<&'a Selection>,
+/// One attention call, in either form.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Sizes.
+    pub heads: Heads,
+    /// Queries `[tokens, heads × (dn + dr)]`, rotated.
+    pub q: &'a [f32],
+    /// `kv_b_proj` `[heads × (dn + dv), rank]`.
+    pub w_kvb: Matrix<'a>,
+    /// Latents up to the last of the tokens.
+    pub cache: &'a LatentCache,
+    /// Position of the first token.
+    pub position: usize,
+    /// What each token may read; `None` for everything up to itself.
+    pub selection: Option<&'a Selection>,
+}
+
+impl Call<'_> {
+    /// How many tokens ask.
+    pub(super) fn n_tokens(&self) -> usize {
+        let Heads {
+            n_heads, dn, dr, ..
+        } = self.heads;
+        self.q.len() / (n_heads * (dn + dr))
+    }
+
+    /// Slots of the weights of a head.
+    pub(super) fn n_slots(&self) -> usize {
+        let context = self.position + self.n_tokens();
+        self.selection.map_or(context, |selection| selection.k)
+    }
 }
 
 /// What one worker does: some tokens with all heads, or one token with some heads.
@@ -117,41 +139,16 @@ struct Task<'a> {
     n_slots: usize,
 }
 
-/// Attends from `q` `[tokens, heads × (dn + dr)]`, whose first token is at `position`, to what
-/// `selection` holds for each token (everything up to itself if there is none): `out`
-/// `[tokens, heads × dv]`. `w_kvb` is `[heads × (dn + dv), rank]`.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one call, named by its caller's fields"
-)]
-pub fn attend(
-    heads: Heads,
-    q: &[f32],
-    w_kvb: Matrix,
-    cache: &LatentCache,
-    position: usize,
-    selection: Option<&Selection>,
-    out: &mut [f32],
-    weights: Option<&mut AttentionWeights>,
-) {
+/// Attends in the absorbed form: `out` `[tokens, heads × dv]`, and weights if they are asked for.
+pub fn attend(call: Call, out: &mut [f32], weights: Option<&mut AttentionWeights>) {
     let Heads {
         n_heads,
-        dn,
         dr,
         dv,
         rank,
         ..
-    } = heads;
-    let n = q.len() / (n_heads * (dn + dr));
-    let n_slots = selection.map_or(position + n, |selection| selection.k);
-    let call = Call {
-        heads,
-        q,
-        w_kvb,
-        cache,
-        position,
-        selection,
-    };
+    } = call.heads;
+    let (n, n_slots) = (call.n_tokens(), call.n_slots());
     let workers = rayon::current_num_threads();
     // Queries and outputs on the latents take at most half of the worker's scratch.
     let most_tokens = workspace_per_worker() / 2 / (n_heads * (2 * rank + dr));

@@ -7,22 +7,15 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::attention::{AttentionWeights, Heads, Readable, project};
-use super::latents::{Gathered, KEYS, LatentCache};
-use super::matrix::Matrix;
+use super::attention::{AttentionWeights, Call, Heads, Readable, project};
+use super::latents::{Gathered, KEYS};
 use super::simd::{combine_all, dispatch, dots, softmax};
-use super::top_k::Selection;
 use super::workspace_per_worker;
 
 /// What one worker does: all tokens of one head.
 struct Task<'a> {
-    heads: Heads,
+    call: Call<'a>,
     head: usize,
-    q: &'a [f32], // [tokens, heads × (dn + dr)]
-    w_kvb: Matrix<'a>,
-    cache: &'a LatentCache,
-    position: usize,
-    selection: Option<&'a Selection>,
     /// `[tokens, dv]`.
     out: &'a mut [f32],
     /// First token whose weights are kept.
@@ -33,29 +26,9 @@ struct Task<'a> {
 }
 
 /// As [`super::attend`], in the expanded form.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one call, named by its caller's fields"
-)]
-pub fn attend_mha(
-    heads: Heads,
-    q: &[f32],
-    w_kvb: Matrix,
-    cache: &LatentCache,
-    position: usize,
-    selection: Option<&Selection>,
-    out: &mut [f32],
-    weights: Option<&mut AttentionWeights>,
-) {
-    let Heads {
-        n_heads,
-        dn,
-        dr,
-        dv,
-        ..
-    } = heads;
-    let n = q.len() / (n_heads * (dn + dr));
-    let n_slots = selection.map_or(position + n, |selection| selection.k);
+pub fn attend_mha(call: Call, out: &mut [f32], weights: Option<&mut AttentionWeights>) {
+    let Heads { n_heads, dv, .. } = call.heads;
+    let (n, n_slots) = (call.n_tokens(), call.n_slots());
     let first_weighed = weights.as_ref().map_or(n, |weights| weights.first);
     let mut outs = vec![0.0; out.len()]; // [heads, tokens, dv]
     let kept: Vec<Vec<f32>> = outs
@@ -64,13 +37,8 @@ pub fn attend_mha(
         .map(|(head, out)| {
             let weights = vec![0.0; (n - first_weighed) * n_slots];
             let mut task = Task {
-                heads,
+                call,
                 head,
-                q,
-                w_kvb,
-                cache,
-                position,
-                selection,
                 out,
                 first_weighed,
                 weights,
@@ -119,14 +87,16 @@ impl Task<'_> {
             dv,
             rank,
             scale,
-        } = self.heads;
+        } = self.call.heads;
         let n = self.out.len() / dv;
-        let context = self.position + n;
+        let context = self.call.position + n;
         let (mut uk_scratch, mut uv_scratch) = (Vec::new(), Vec::new());
         let w_uk = self
+            .call
             .w_kvb
             .several(self.head * (dn + dv), dn, &mut uk_scratch);
         let w_uv = self
+            .call
             .w_kvb
             .several(self.head * (dn + dv) + dn, dv, &mut uv_scratch);
         let tokens_at_once = (workspace_per_worker() / 2 / context).clamp(1, n);
@@ -136,19 +106,20 @@ impl Task<'_> {
         for first in (0..n).step_by(tokens_at_once) {
             let here = tokens_at_once.min(n - first);
             // The last of these tokens sees the most.
-            let n_keys = self.position + first + here;
+            let n_keys = self.call.position + first + here;
             scores.clear();
             scores.resize(here * n_keys, f32::NEG_INFINITY);
             for key in (0..n_keys).step_by(KEYS) {
-                let keys = Gathered::new(self.cache, key..n_keys.min(key + KEYS), &mut latents);
+                let keys =
+                    Gathered::new(self.call.cache, key..n_keys.min(key + KEYS), &mut latents);
                 for (into, row) in expanded.chunks_exact_mut(dn + dr).zip(keys.rows()) {
                     project::<S, P>(simd, w_uk, &row[..rank], &mut into[..dn]);
                     into[dn..].copy_from_slice(&row[rank..]);
                 }
                 for row in 0..here {
                     let token = first + row;
-                    let q = &self.q[(token * n_heads + self.head) * (dn + dr)..][..dn + dr];
-                    let visible = (self.position + token + 1)
+                    let q = &self.call.q[(token * n_heads + self.head) * (dn + dr)..][..dn + dr];
+                    let visible = (self.call.position + token + 1)
                         .saturating_sub(key)
                         .min(keys.rows().len());
                     let into = &mut scores[row * n_keys + key..][..visible];
@@ -162,7 +133,8 @@ impl Task<'_> {
                 self.weigh(first + row, scores);
             }
             for key in (0..n_keys).step_by(KEYS) {
-                let keys = Gathered::new(self.cache, key..n_keys.min(key + KEYS), &mut latents);
+                let keys =
+                    Gathered::new(self.call.cache, key..n_keys.min(key + KEYS), &mut latents);
                 for (into, row) in expanded.chunks_exact_mut(dv).zip(keys.rows()) {
                     project::<S, P>(simd, w_uv, &row[..rank], into);
                 }
@@ -180,7 +152,7 @@ impl Task<'_> {
     /// From the scores of all visible positions to weights, 0 where the token may not read.
     #[inline(always)]
     fn weigh(&mut self, token: usize, scores: &mut [f32]) {
-        let readable = Readable::of(self.selection, token, self.position);
+        let readable = Readable::of(self.call.selection, token, self.call.position);
         let slots = match readable {
             Readable::Chosen(positions) => {
                 let mut chosen: Vec<f32> = positions.iter().map(|&s| scores[s as usize]).collect();

@@ -187,16 +187,15 @@ impl Case {
         let body = if is_mha { attend_mha } else { attend };
         let mut out = vec![f32::NAN; self.n * n_heads * dv];
         let mut weights = first.map(AttentionWeights::new);
-        body(
-            self.heads,
-            &self.q,
-            f32_matrix(&self.w_kvb, n_heads * (dn + dv), self.heads.rank),
-            &self.cache,
-            self.position,
-            self.selection.as_ref(),
-            &mut out,
-            weights.as_mut(),
-        );
+        let call = Call {
+            heads: self.heads,
+            q: &self.q,
+            w_kvb: f32_matrix(&self.w_kvb, n_heads * (dn + dv), self.heads.rank),
+            cache: &self.cache,
+            position: self.position,
+            selection: self.selection.as_ref(),
+        };
+        body(call, &mut out, weights.as_mut());
         if let Some(weights) = weights {
             assert_eq!(weights.n_slots, self.n_slots());
             out.extend(weights.data);

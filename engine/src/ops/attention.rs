@@ -56,34 +56,24 @@ pub(crate) fn attend(call: &Attention) -> Result<(Rows, Option<Weights>)> {
 }
 
 fn host(call: &Attention, cache: &cpu::LatentCache) -> (Rows, Option<Weights>) {
-    let q = call.q.host();
     let n = call.q.n_rows();
     let width = call.heads.n_heads * call.heads.dv;
     let mut out = vec![0.0; n * width];
     let mut weights = call.weights_from.map(cpu::AttentionWeights::new);
-    if call.mha {
-        cpu::attend_mha(
-            call.heads,
-            q,
-            call.w_kvb.matrix(),
-            cache,
-            call.position,
-            call.selection,
-            &mut out,
-            weights.as_mut(),
-        );
+    let attend = if call.mha {
+        cpu::attend_mha
     } else {
-        cpu::attend(
-            call.heads,
-            q,
-            call.w_kvb.matrix(),
-            cache,
-            call.position,
-            call.selection,
-            &mut out,
-            weights.as_mut(),
-        );
-    }
+        cpu::attend
+    };
+    let native = cpu::Call {
+        heads: call.heads,
+        q: call.q.host(),
+        w_kvb: call.w_kvb.matrix(),
+        cache,
+        position: call.position,
+        selection: call.selection,
+    };
+    attend(native, &mut out, weights.as_mut());
     let weights = weights.map(|weights| Weights {
         n_slots: weights.n_slots,
         data: weights.data,
