@@ -4,7 +4,7 @@
 CARGO_FLAGS := --release --workspace --locked
 FIXTURE := tests/fixtures/v32-bf16
 
-.PHONY: run test lint bench setup build
+.PHONY: run test lint lint-shaders bench setup build
 
 run: build
 	@echo "Sixteen tokens of the tiny random checkpoint $(FIXTURE), ids in, ids out:"
@@ -23,6 +23,12 @@ test: setup lint
 lint: setup
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+# A second WGSL compiler over every kernel at every setting: Tint, through the npm package `webgpu`.
+lint-shaders:
+	@[ -d tests/tint/node_modules/webgpu ] || npm ci --prefix tests/tint --ignore-scripts
+	cargo run --release --locked --manifest-path shaders/Cargo.toml --target-dir target/shaders --example write_shaders target/wgsl
+	node tests/tint/lint.mjs target/wgsl
 
 bench: build
 	cargo bench --workspace --locked --bench context --bench memory --bench kernels

@@ -17,10 +17,7 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value as Json, json};
 
-use self::random_model::Store;
-
-#[path = "../benches/random_model.rs"]
-mod random_model;
+use crate::random_model::{self, Store};
 
 const VOCAB: u32 = 61;
 

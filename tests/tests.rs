@@ -10,7 +10,9 @@ mod chat;
 mod docs;
 mod golden;
 mod hostile_checkpoint;
+mod kernels;
 mod runner;
+mod shaders;
 mod timeline;
 
 use std::path::PathBuf;

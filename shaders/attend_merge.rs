@@ -1,0 +1,153 @@
+//! Merges the splits of attention and leaves the latent space.
+
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::pieces::plain;
+use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+
+/// `y = W_UV o_lat`, where `o_lat` are the normalised sums of all splits.
+pub const KERNEL: Kernel = Kernel {
+    name: "attend_merge",
+    pieces: &[WEIGHTS, plain(include_str!("attend_merge.wgsl"))],
+    bindings: &["partials", "stats", "w_kvb", "scales", "y"],
+    knobs: &[
+        Knob {
+            name: "DTYPE",
+            default: 0,
+            values: DTYPES,
+        },
+        Knob {
+            name: "TOKENS",
+            default: 1,
+            values: TOKENS,
+        },
+        Knob {
+            name: "FAT",
+            default: 0,
+            values: &[0, 1],
+        },
+    ],
+    params: layout!(Params {
+        tokens,
+        first_row,
+        heads,
+        dn,
+        dv,
+        rank,
+        splits,
+        y_stride,
+        row_units,
+        part_rows,
+    }),
+};
+
+/// Tokens of a workgroup.
+const TOKENS: &[u32] = &[1, 2, 4];
+/// Quads of latents that workgroup memory has room for, beside what fills up last units.
+const MERGED_QUADS: usize = 512;
+/// Rows that a workgroup has at once for one token.
+const ROWS_AT_ONCE: usize = 64;
+/// Workgroups that keep a device busy.
+const ENOUGH: usize = 256;
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    first_row: u32,
+    heads: u32,
+    dn: u32,
+    dv: u32,
+    rank: u32,
+    splits: u32,
+    y_stride: u32,
+    row_units: u32,
+    part_rows: u32,
+}
+
+/// The sizes of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Type of `w_kvb`, see [`crate::weights`].
+    pub dtype: u32,
+    /// Rows of `partials` and `stats`.
+    pub tokens: usize,
+    /// Row of `y` where the tokens begin.
+    pub first_row: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Rows of a head in `w_kvb` that come before those of its values.
+    pub dn: usize,
+    /// Channels of a head's value.
+    pub dv: usize,
+    /// Channels of a latent, a multiple of 4 and at most 2048.
+    pub rank: usize,
+    /// Splits, as [`crate::attend::splits`] gave them.
+    pub splits: usize,
+    /// Floats of a row of `y`.
+    pub y_stride: usize,
+}
+
+/// Plans the launch.
+///
+/// # Panics
+/// More splits or channels than there is room for: our own mistake.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    assert!(
+        call.splits <= 32 && call.rank <= 4 * MERGED_QUADS,
+        "{} splits of rank {} are too many to merge",
+        call.splits,
+        call.rank
+    );
+    // The most tokens that fit, but no more than there are.
+    let at_most = call
+        .tokens
+        .next_power_of_two()
+        .min(MERGED_QUADS / (call.rank / 4).max(1));
+    let tile = TOKENS
+        .iter()
+        .copied()
+        .rfind(|&tile| tile as usize <= at_most)
+        .unwrap_or(1);
+    let tiles = call.tokens.div_ceil(tile as usize).max(1);
+    let parts = if tuning.fat_threads {
+        1
+    } else {
+        let most = call.dv.div_ceil(ROWS_AT_ONCE).max(1);
+        ENOUGH.div_ceil(tiles * call.heads).clamp(1, most)
+    };
+    let part_rows = call.dv.div_ceil(parts).next_multiple_of(ROWS_AT_ONCE);
+    let parts = call.dv.div_ceil(part_rows).max(1);
+    let units = row_units(call.dtype, call.rank);
+    let params = Params {
+        tokens: call.tokens as u32,
+        first_row: call.first_row as u32,
+        heads: call.heads as u32,
+        dn: call.dn as u32,
+        dv: call.dv as u32,
+        rank: call.rank as u32,
+        splits: call.splits as u32,
+        y_stride: call.y_stride as u32,
+        row_units: units as u32,
+        part_rows: part_rows as u32,
+    };
+    let merged = (call.tokens * call.heads) as u64;
+    let weights = call.heads as u64 * bytes(call.dtype, call.dv, call.rank);
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: vec![
+            ("DTYPE", call.dtype),
+            ("TOKENS", tile),
+            ("FAT", u32::from(tuning.fat_threads)),
+        ],
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [call.heads as u32, tiles as u32, parts as u32],
+        cost: Cost {
+            read_bytes: tiles as u64 * weights
+                + parts as u64 * merged * (call.splits * 4 * (call.rank + 2)) as u64,
+            write_bytes: 4 * merged * call.dv as u64,
+            flops: 2 * merged * (call.rank * (call.dv + call.splits)) as u64,
+        },
+    }
+}

@@ -1,0 +1,123 @@
+//! The softmax weights of attention, for the inspector.
+
+use crate::attend::{self, LATENT_WORDS};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::latent_cache::{FORMATS, token_words};
+use crate::pieces::{NUMBERS, plain};
+
+/// Weight of each slot, from the stats that `attend` left.
+pub const KERNEL: Kernel = Kernel {
+    name: "attend_weights",
+    pieces: &[
+        NUMBERS,
+        LATENT_WORDS,
+        plain(include_str!("attend_weights.wgsl")),
+    ],
+    bindings: &["q_lat", "latents", "selection", "stats", "weights"],
+    knobs: &[
+        Knob {
+            name: "LATENT",
+            default: 0,
+            values: FORMATS,
+        },
+        Knob {
+            name: "DENSE",
+            default: 0,
+            values: &[0, 1],
+        },
+        Knob {
+            name: "WG",
+            default: WG,
+            values: &[WG],
+        },
+    ],
+    params: layout!(Params {
+        tokens,
+        first_row,
+        heads,
+        rank,
+        dr,
+        position,
+        k,
+        splits,
+        token_words,
+        slots,
+        scale,
+        unused,
+    }),
+};
+
+const WG: u32 = 64;
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    first_row: u32,
+    heads: u32,
+    rank: u32,
+    dr: u32,
+    position: u32,
+    k: u32,
+    splits: u32,
+    token_words: u32,
+    slots: u32,
+    scale: f32,
+    unused: u32,
+}
+
+/// The sizes of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The call of `attend` that left the stats.
+    pub attend: attend::Call,
+    /// Its splits.
+    pub splits: usize,
+    /// Slots of a row of `weights`; those that hold nothing get 0.
+    pub slots: usize,
+}
+
+/// Plans the launch.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    let sizes = &call.attend;
+    let words = token_words(sizes.latent, sizes.rank, sizes.dr);
+    let params = Params {
+        tokens: sizes.tokens as u32,
+        first_row: sizes.first_row as u32,
+        heads: sizes.heads as u32,
+        rank: sizes.rank as u32,
+        dr: sizes.dr as u32,
+        position: sizes.position as u32,
+        k: sizes.k as u32,
+        splits: call.splits as u32,
+        token_words: words as u32,
+        slots: call.slots as u32,
+        scale: sizes.scale,
+        unused: 0,
+    };
+    let blocks = call.slots.div_ceil(WG as usize).max(1);
+    let rows = (sizes.tokens * sizes.heads) as u64;
+    let channels = (sizes.rank + sizes.dr) as u64;
+    let slots = call.slots as u64;
+    let indices = if sizes.dense { 0 } else { 4 * slots };
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: vec![("LATENT", sizes.latent), ("DENSE", u32::from(sizes.dense))],
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [
+            blocks as u32,
+            sizes.heads.max(1) as u32,
+            sizes.tokens.max(1) as u32,
+        ],
+        cost: Cost {
+            read_bytes: rows
+                * (slots * 4 * words as u64
+                    + indices
+                    + blocks as u64 * (4 * channels + 8 * call.splits as u64)),
+            write_bytes: 4 * rows * slots,
+            flops: 2 * rows * slots * channels,
+        },
+    }
+}

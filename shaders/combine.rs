@@ -1,0 +1,80 @@
+//! Weighted sum of what a token's experts have made of it.
+
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, MAX_GROUPS, Tuning, layout};
+use crate::pieces::plain;
+
+/// `y = sum of weight * row` over a token's slots.
+pub const KERNEL: Kernel = Kernel {
+    name: "combine",
+    pieces: &[plain(include_str!("combine.wgsl"))],
+    bindings: &["slots_out", "weights", "y"],
+    knobs: &[Knob {
+        name: "WG",
+        default: WG,
+        values: &[WG],
+    }],
+    params: layout!(Params {
+        tokens,
+        slots,
+        hidden,
+        padding,
+    }),
+};
+
+const WG: u32 = 64;
+
+/// Sizes of a launch, as the kernel reads them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    slots: u32,
+    hidden: u32,
+    padding: u32,
+}
+
+/// Sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Rows of `y`.
+    pub tokens: usize,
+    /// Experts of a token, shared ones included.
+    pub slots: usize,
+    /// Columns.
+    pub hidden: usize,
+}
+
+/// A lane a token and four columns.
+///
+/// # Panics
+/// More tokens than a launch has workgroups.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    assert!(
+        call.tokens <= MAX_GROUPS as usize,
+        "{} tokens are too many for one launch",
+        call.tokens
+    );
+    let params = Params {
+        tokens: call.tokens as u32,
+        slots: call.slots as u32,
+        hidden: call.hidden as u32,
+        padding: 0,
+    };
+    let n = (call.tokens * call.slots) as u64;
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: vec![],
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [
+            (call.hidden as u32 / 4).div_ceil(WG),
+            call.tokens.max(1) as u32,
+            1,
+        ],
+        cost: Cost {
+            read_bytes: 4 * n * (call.hidden as u64 + 1),
+            write_bytes: 4 * (call.tokens * call.hidden) as u64,
+            flops: 2 * n * call.hidden as u64,
+        },
+    }
+}

@@ -1,0 +1,89 @@
+//! Rows of the embedding table for token ids.
+
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::pieces::plain;
+use crate::weights::{WEIGHTS, bytes, row_units};
+
+/// `y[t] = table[ids[t]]` for the ids of a slice of the table.
+pub const KERNEL: Kernel = Kernel {
+    name: "embed",
+    pieces: &[WEIGHTS, plain(include_str!("embed.wgsl"))],
+    bindings: &["ids", "table", "scales", "y"],
+    knobs: &[
+        Knob {
+            name: "WG",
+            default: WG,
+            values: &[WG],
+        },
+        Knob {
+            name: "DTYPE",
+            default: 0,
+            values: &[0, 1, 2, 3],
+        },
+    ],
+    params: layout!(Params {
+        width,
+        row_units,
+        first_row,
+        n_rows,
+        tokens,
+        unused,
+    }),
+};
+
+const WG: u32 = 64;
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    width: u32,
+    row_units: u32,
+    first_row: u32,
+    n_rows: u32,
+    tokens: u32,
+    unused: u32,
+}
+
+/// The sizes of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Type of the table: f32, bf16, f16 or e4m3 (0, 1, 2, 3).
+    pub dtype: u32,
+    /// Rows of `ids` and `y`.
+    pub tokens: usize,
+    /// Columns, a multiple of 4.
+    pub width: usize,
+    /// Id of the first row in the slice of the table that is bound.
+    pub first_row: usize,
+    /// Rows of the slice.
+    pub n_rows: usize,
+}
+
+/// Plans the launch.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    let units = row_units(call.dtype, call.width) as u32;
+    let params = Params {
+        width: call.width as u32,
+        row_units: units,
+        first_row: call.first_row as u32,
+        n_rows: call.n_rows as u32,
+        tokens: call.tokens as u32,
+        unused: 0,
+    };
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: vec![("DTYPE", call.dtype)],
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [units.div_ceil(WG).max(1), call.tokens.max(1) as u32, 1],
+        cost: Cost {
+            read_bytes: bytes(call.dtype, call.tokens, call.width) + 4 * call.tokens as u64,
+            write_bytes: 4 * (call.tokens * call.width) as u64,
+            flops: match call.dtype {
+                3 => (call.tokens * call.width) as u64,
+                _ => 0,
+            },
+        },
+    }
+}

@@ -1,0 +1,161 @@
+//! Which experts a token goes to, and with what weight.
+
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::pieces::{REDUCE, plain};
+
+/// `scores`, `experts` and `weights` of each row of `logits`.
+pub const KERNEL: Kernel = Kernel {
+    name: "route",
+    pieces: &[REDUCE, plain(include_str!("route.wgsl"))],
+    bindings: &[
+        "logits", "bias", "forced", "scores", "experts", "weights", "status",
+    ],
+    knobs: &[
+        Knob {
+            name: "SCORING",
+            default: SIGMOID,
+            values: &[SIGMOID, SOFTMAX],
+        },
+        Knob {
+            name: "METHOD",
+            default: GROUPS_BY_TWO,
+            values: &[GREEDY, GROUPS_BY_BEST, GROUPS_BY_TWO],
+        },
+        Knob {
+            name: "WG",
+            default: 256,
+            values: &[32, 256],
+        },
+    ],
+    params: layout!(Params {
+        tokens,
+        n_experts,
+        k,
+        n_shared,
+        n_groups,
+        n_kept,
+        has_bias,
+        has_forced,
+        normalise,
+        scaling,
+        position,
+        padding,
+    }),
+};
+
+/// Scores are sigmoids of the logits.
+pub const SIGMOID: u32 = 0;
+/// Scores are the softmax of the logits.
+pub const SOFTMAX: u32 = 1;
+
+/// All experts compete.
+pub const GREEDY: u32 = 0;
+/// Groups are ranked by their best expert; losers count as 0 (`group_limited_greedy`).
+pub const GROUPS_BY_BEST: u32 = 1;
+/// Groups are ranked by the sum of their two best; losers are out (`noaux_tc`).
+pub const GROUPS_BY_TWO: u32 = 2;
+
+/// Most routed experts, an array in workgroup memory.
+pub const MOST_EXPERTS: usize = 512;
+
+/// Most groups of them, another.
+pub const MOST_GROUPS: usize = 128;
+
+/// Sizes of a launch, as the kernel reads them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    n_experts: u32,
+    k: u32,
+    n_shared: u32,
+    n_groups: u32,
+    n_kept: u32,
+    has_bias: u32,
+    has_forced: u32,
+    normalise: u32,
+    scaling: f32,
+    position: u32,
+    padding: u32,
+}
+
+/// What is to be routed; names as in the checkpoint's configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// [`SIGMOID`] or [`SOFTMAX`].
+    pub scoring: u32,
+    /// [`GREEDY`], [`GROUPS_BY_BEST`] or [`GROUPS_BY_TWO`].
+    pub method: u32,
+    /// Rows.
+    pub tokens: usize,
+    /// `n_routed_experts`, at most [`MOST_EXPERTS`].
+    pub n_experts: usize,
+    /// `num_experts_per_tok`.
+    pub k: usize,
+    /// `n_shared_experts`: as many more slots, experts `n_experts..`, weight 1.
+    pub n_shared: usize,
+    /// `n_group`, at most [`MOST_GROUPS`]; divides `n_experts`.
+    pub n_groups: usize,
+    /// `topk_group`.
+    pub n_kept: usize,
+    /// Whether `bias` is one; else any buffer of a word.
+    pub has_bias: bool,
+    /// Whether `forced` is one; else any buffer of a word.
+    pub has_forced: bool,
+    /// `norm_topk_prob`.
+    pub normalise: bool,
+    /// `routed_scaling_factor`.
+    pub scaling: f32,
+    /// Position of the first token, for `status`.
+    pub position: usize,
+}
+
+/// One workgroup a token.
+///
+/// # Panics
+/// Sizes that no configuration passes.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    assert!(
+        call.k <= call.n_experts && call.n_experts <= MOST_EXPERTS && call.n_groups <= MOST_GROUPS,
+        "{} of {} experts in {} groups do not fit the kernel",
+        call.k,
+        call.n_experts,
+        call.n_groups
+    );
+    let params = Params {
+        tokens: call.tokens as u32,
+        n_experts: call.n_experts as u32,
+        k: call.k as u32,
+        n_shared: call.n_shared as u32,
+        n_groups: call.n_groups as u32,
+        n_kept: call.n_kept as u32,
+        has_bias: call.has_bias.into(),
+        has_forced: call.has_forced.into(),
+        normalise: call.normalise.into(),
+        scaling: call.scaling,
+        position: call.position as u32,
+        padding: 0,
+    };
+    let tokens = call.tokens as u64;
+    let n_experts = call.n_experts as u64;
+    let slots = (call.k + call.n_shared) as u64;
+    let read =
+        n_experts * (1 + u64::from(call.has_bias)) + call.k as u64 * u64::from(call.has_forced);
+    let [x, y] = spread(call.tokens as u32);
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: vec![
+            ("SCORING", call.scoring),
+            ("METHOD", call.method),
+            ("WG", if tuning.fat_threads { 32 } else { 256 }),
+        ],
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [x, y, 1],
+        cost: Cost {
+            read_bytes: tokens * read * 4,
+            write_bytes: tokens * (n_experts + 2 * slots) * 4,
+            flops: tokens * n_experts * 8,
+        },
+    }
+}

@@ -1,0 +1,100 @@
+//! Positions of the highest scores, row by row.
+
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::pieces::plain;
+
+/// The `k` highest of each row's visible scores, ties to the lower position, as ascending positions.
+pub const KERNEL: Kernel = Kernel {
+    name: "top_k",
+    pieces: &[plain(include_str!("top_k.wgsl"))],
+    bindings: &["scores", "selection", "status"],
+    knobs: &[Knob {
+        name: "WG",
+        default: 256,
+        values: &[FAT_WG, 256],
+    }],
+    params: layout!(Params {
+        tokens,
+        first_row,
+        position,
+        k,
+        scores_stride,
+        unused,
+    }),
+};
+
+/// Lanes where a barrier takes turns of them all.
+const FAT_WG: u32 = 32;
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    first_row: u32,
+    position: u32,
+    k: u32,
+    scores_stride: u32,
+    unused: u32,
+}
+
+/// The sizes of one call: some rows of a pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Rows of `scores`.
+    pub tokens: usize,
+    /// Row of `selection` that row 0 of `scores` belongs to.
+    pub first_row: usize,
+    /// Position of the first token: it sees `position + 1` scores, each token one more than the one before it.
+    pub position: usize,
+    /// Positions in a row of `selection`.
+    pub k: usize,
+    /// Scores in a row of `scores`, a multiple of 4.
+    pub scores_stride: usize,
+}
+
+/// Plans the launch: a workgroup a row.
+///
+/// # Panics
+/// Rows of scores that are no whole quads.
+pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
+    assert!(
+        call.scores_stride.is_multiple_of(4),
+        "scores are read four at a time, rows of {} are not",
+        call.scores_stride
+    );
+    let params = Params {
+        tokens: call.tokens as u32,
+        first_row: call.first_row as u32,
+        position: call.position as u32,
+        k: call.k as u32,
+        scores_stride: call.scores_stride as u32,
+        unused: 0,
+    };
+    let [x, y] = spread(call.tokens as u32);
+    Dispatch {
+        kernel: &KERNEL,
+        knobs: match tuning.fat_threads {
+            true => vec![("WG", FAT_WG)],
+            false => Vec::new(),
+        },
+        subgroups: tuning.subgroups,
+        params: bytemuck::bytes_of(&params).to_vec(),
+        groups: [x, y, 1],
+        cost: cost(call),
+    }
+}
+
+/// As if every row took all three digits.
+fn cost(call: &Call) -> Cost {
+    let last = call.position + call.tokens;
+    // Rows that see no more than k are not read.
+    let first = (call.position + 1).max(call.k + 1);
+    let rows = (last + 1).saturating_sub(first) as u64;
+    let scores = rows * (first + last) as u64 / 2;
+    Cost {
+        read_bytes: 4 * 4 * scores,
+        write_bytes: 4 * (call.tokens * call.k) as u64,
+        flops: 0,
+    }
+}

@@ -1,0 +1,91 @@
+//! `expert_plan` against a stable sort.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use shaders::expert_plan::{Call, dispatch, max_tiles, plan_words, tile};
+use shaders::kernel::Tuning;
+
+use super::gpu::{self, Gpu};
+
+/// The plan of `experts`.
+pub fn plan(gpu: &Gpu, tuning: &Tuning, call: &Call, experts: &[u32]) -> Vec<u32> {
+    let mut buffers = [experts.to_vec(), gpu::garbage(plan_words(call, tuning))];
+    gpu.run(&dispatch(call, tuning), &mut buffers);
+    let [_, plan] = buffers;
+    plan
+}
+
+fn check(call: &Call, experts: &[u32]) {
+    for gpu in gpu::all() {
+        for tuning in gpu.tunings() {
+            let found = plan(gpu, &tuning, call, experts);
+            let tiles = max_tiles(call, &tuning);
+            let (records, order) = found.split_at(4 * tiles);
+
+            let mut expected: Vec<u32> = (0..call.n() as u32).collect();
+            expected.retain(|&slot| (experts[slot as usize] as usize) < call.n_experts);
+            expected.sort_by_key(|&slot| experts[slot as usize]);
+            assert_eq!(
+                order[..expected.len()],
+                expected,
+                "{call:?}, {}, {tuning:?}",
+                gpu.name
+            );
+
+            // Each slot is in one tile, with its own expert, and no tile is too long.
+            let mut covered = vec![0; expected.len()];
+            for record in records.chunks(4) {
+                let [expert, first, count, zero] = record else {
+                    unreachable!()
+                };
+                assert!(*count <= tile(&tuning) && *zero == 0, "{record:?}");
+                for at in *first as usize..(first + count) as usize {
+                    assert_eq!(experts[order[at] as usize], *expert);
+                    covered[at] += 1;
+                }
+            }
+            assert!(covered.iter().all(|&times| times == 1), "{covered:?}");
+            assert_eq!(found, plan(gpu, &tuning, call, experts), "twice");
+        }
+    }
+}
+
+#[test]
+fn slots_are_sorted_by_expert_and_stay_in_order() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (tokens, slots, n_experts) in [(1, 1, 1), (9, 3, 5), (100, 9, 257), (257, 2, 3), (70, 1, 1)]
+    {
+        let call = Call {
+            tokens,
+            slots,
+            n_experts,
+        };
+        let experts: Vec<u32> = (0..call.n())
+            .map(|_| rng.next_u32() % n_experts as u32)
+            .collect();
+        check(&call, &experts);
+    }
+}
+
+#[test]
+fn one_expert_may_have_all_and_others_none() {
+    let call = Call {
+        tokens: 64,
+        slots: 2,
+        n_experts: 7,
+    };
+    for expert in [0, 3, 6] {
+        check(&call, &[expert; 128]);
+    }
+}
+
+#[test]
+fn ids_beyond_the_experts_are_left_out() {
+    let call = Call {
+        tokens: 3,
+        slots: 2,
+        n_experts: 2,
+    };
+    // -1 is beyond, too.
+    check(&call, &[1, 2, u32::MAX, 0, 1, 7]);
+}
