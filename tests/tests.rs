@@ -7,13 +7,18 @@
 
 mod bodies;
 mod chat;
+mod counts;
 mod docs;
 mod golden;
+mod gpu;
 mod hostile_checkpoint;
 mod kernels;
 mod runner;
 mod shaders;
 mod timeline;
+
+#[path = "../benches/random_model.rs"]
+mod random_model;
 
 use std::path::PathBuf;
 

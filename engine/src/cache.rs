@@ -8,6 +8,7 @@ use burn::Tensor;
 use crate::config::Config;
 use crate::cpu::{KeyCache, KeyFormat, LatentCache, LatentFormat};
 use crate::device::{Device, Place};
+use crate::gpu::{KeyBuffer, LatentBuffer};
 use crate::ops::quantise;
 use crate::rows::Rows;
 use crate::{Error, Result};
@@ -115,7 +116,7 @@ impl Pages {
 }
 
 /// Latents and rotary keys of one layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum LatentStore {
     Host(LatentCache),
     Pages {
@@ -123,13 +124,15 @@ pub(crate) enum LatentStore {
         k_pe: Pages,
         format: LatentFormat,
     },
+    Gpu(LatentBuffer),
 }
 
 /// Indexer keys of one layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum KeyStore {
     Host(KeyCache),
     Pages { keys: Pages, format: KeyFormat },
+    Gpu(KeyBuffer),
 }
 
 impl LatentStore {
@@ -137,11 +140,14 @@ impl LatentStore {
         let (rank, dr) = (config.kv_lora_rank, config.qk_rope_head_dim);
         match &device.place {
             Place::Host => Ok(Self::Host(LatentCache::new(rank, dr, format))),
+            Place::Gpu { gpu, .. } => {
+                Ok(Self::Gpu(LatentBuffer::new(gpu.clone(), rank, dr, format)))
+            }
             Place::Burn { .. } if format == LatentFormat::Bf16 => Err(Error::Setting {
                 name: "latent cache format".into(),
                 found: "bf16".into(),
                 expected: format!(
-                    "f32 or fp8 on device {:?}: bf16 is there on the CPU only",
+                    "f32 or fp8 on device {:?}: the portable bodies have no bf16",
                     device.info.id
                 ),
             }),
@@ -157,6 +163,7 @@ impl LatentStore {
     pub(crate) fn push(&mut self, new_latent: &Rows, new_k_pe: &Rows) {
         match self {
             Self::Host(cache) => cache.push(new_latent.host(), new_k_pe.host()),
+            Self::Gpu(_) => unreachable!("kernels write their caches themselves"),
             Self::Pages {
                 latent,
                 k_pe,
@@ -175,6 +182,7 @@ impl LatentStore {
     fn truncate(&mut self, n: usize) {
         match self {
             Self::Host(cache) => cache.truncate(n),
+            Self::Gpu(cache) => cache.truncate(n),
             Self::Pages { latent, k_pe, .. } => {
                 latent.truncate(n);
                 k_pe.truncate(n);
@@ -185,6 +193,7 @@ impl LatentStore {
     fn bytes(&self) -> usize {
         match self {
             Self::Host(cache) => cache.bytes(),
+            Self::Gpu(cache) => cache.bytes(),
             Self::Pages { latent, k_pe, .. } => latent.bytes() + k_pe.bytes(),
         }
     }
@@ -194,6 +203,7 @@ impl KeyStore {
     fn new(dim: usize, device: &Device, format: KeyFormat) -> Self {
         match &device.place {
             Place::Host => Self::Host(KeyCache::new(dim, format)),
+            Place::Gpu { gpu, .. } => Self::Gpu(KeyBuffer::new(gpu.clone(), dim, format)),
             place => Self::Pages {
                 keys: Pages::new(place.clone(), dim),
                 format,
@@ -204,6 +214,7 @@ impl KeyStore {
     pub(crate) fn format(&self) -> KeyFormat {
         match self {
             Self::Host(cache) => cache.format(),
+            Self::Gpu(_) => unreachable!("kernels know their caches' format themselves"),
             Self::Pages { format, .. } => *format,
         }
     }
@@ -212,6 +223,7 @@ impl KeyStore {
     pub(crate) fn push(&mut self, new: &Rows) {
         match self {
             Self::Host(cache) => cache.push(new.host()),
+            Self::Gpu(_) => unreachable!("kernels write their caches themselves"),
             Self::Pages { keys, format } => {
                 let rows = new.tensor();
                 keys.push(match format {
@@ -225,6 +237,7 @@ impl KeyStore {
     fn truncate(&mut self, n: usize) {
         match self {
             Self::Host(cache) => cache.truncate(n),
+            Self::Gpu(cache) => cache.truncate(n),
             Self::Pages { keys, .. } => keys.truncate(n),
         }
     }
@@ -232,13 +245,14 @@ impl KeyStore {
     fn bytes(&self) -> usize {
         match self {
             Self::Host(cache) => cache.bytes(),
+            Self::Gpu(cache) => cache.bytes(),
             Self::Pages { keys, .. } => keys.bytes(),
         }
     }
 }
 
 /// The caches of one layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct LayerCache {
     pub(crate) latent: LatentStore,
     /// `None` where the layer owns no indexer.
@@ -246,7 +260,7 @@ pub(crate) struct LayerCache {
 }
 
 /// The caches of all main layers, or of the MTP layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cache {
     pub(crate) layers: Vec<LayerCache>,
     n_tokens: usize,

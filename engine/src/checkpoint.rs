@@ -162,6 +162,20 @@ impl StoredTensor {
     pub fn bytes(&self) -> &[u8] {
         &self.file[self.range.clone()]
     }
+
+    /// A part of its bytes as a tensor of this shape.
+    pub(crate) fn part(&self, bytes: Range<usize>, shape: [usize; 2]) -> Self {
+        assert!(
+            bytes.end <= self.range.len(),
+            "a part lies within the whole"
+        );
+        Self {
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            file: self.file.clone(),
+            range: self.range.start + bytes.start..self.range.start + bytes.end,
+        }
+    }
 }
 
 impl StoredType {

@@ -8,6 +8,7 @@
 use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::{DType, TensorData};
 
+use crate::gpu::{Gpu, tuning};
 use crate::{Error, Result};
 
 /// What kind of machine part a device is, best first for [`Device::open`] without a name.
@@ -63,11 +64,13 @@ pub struct DeviceInfo {
 pub(crate) enum Place {
     /// Slices of this process; weights stay as stored.
     Host,
-    /// Burn tensors.
+    /// Burn tensors and portable bodies.
     Burn {
         device: burn::tensor::Device,
         dtype: DType,
     },
+    /// Buffers of a wgpu device and our own kernels.
+    Gpu { gpu: Gpu },
 }
 
 /// An open device. Cheap to clone.
@@ -179,7 +182,7 @@ impl Device {
                 .min_by_key(|(info, _)| info.kind);
             return best.map_or_else(
                 || Ok(Self::cpu()),
-                |(info, adapter)| open_adapter(instance, info, adapter),
+                |(info, adapter)| open_adapter(instance, info, adapter, portable_asked()?),
             );
         };
         let wanted = name.trim().to_lowercase();
@@ -209,12 +212,25 @@ impl Device {
                 problem: "found a build without CUDA, expected one with the feature `cuda`".into(),
             });
         }
+        Self::open_named(name, &wanted, portable_asked()?)
+    }
+
+    /// Opens a wgpu adapter, as [`Device::open`] does, to run the portable bodies on Burn's own
+    /// kernels instead of ours: for comparing the two.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn open_portable(name: &str) -> Result<Self> {
+        Self::open_named(name, &name.trim().to_lowercase(), true)
+    }
+
+    fn open_named(name: &str, wanted: &str, portable: bool) -> Result<Self> {
         let instance = instance();
         let all = adapters(&instance);
         let exact = all.iter().position(|(info, _)| info.id == wanted);
         let by_name: Vec<usize> = (0..all.len())
             .filter(|&i| {
-                all[i].0.name.to_lowercase().contains(&wanted) || all[i].0.backend == wanted
+                all[i].0.name.to_lowercase().contains(wanted) || all[i].0.backend == wanted
             })
             .collect();
         let index = match (exact, by_name.as_slice()) {
@@ -245,7 +261,7 @@ impl Device {
             .into_iter()
             .nth(index)
             .expect("the index was found in this list");
-        open_adapter(instance, info, adapter)
+        open_adapter(instance, info, adapter, portable)
     }
 
     /// Whether this is the CPU with our own bodies.
@@ -258,8 +274,16 @@ fn open_adapter(
     instance: wgpu::Instance,
     info: DeviceInfo,
     adapter: wgpu::Adapter,
+    portable: bool,
 ) -> Result<Device> {
     let limits = adapter.limits();
+    let max_binding_bytes = limits
+        .max_storage_buffer_binding_size
+        .min(limits.max_buffer_size) as usize;
+    let tuning = tuning(
+        adapter.get_info().device_type,
+        adapter.features().contains(wgpu::Features::SUBGROUP),
+    )?;
     let needs = [
         (
             "max_storage_buffer_binding_size",
@@ -317,13 +341,36 @@ fn open_adapter(
         .setup(setup)
         .init()
         .map_err(|error| failed(format!("could not be set up: {error}")))?;
-    Ok(Device {
-        info,
-        place: Place::Burn {
+    let place = if portable {
+        Place::Burn {
             device,
             dtype: DType::F32,
+        }
+    } else {
+        Place::Gpu {
+            gpu: Gpu::new(&device, tuning, max_binding_bytes)?,
+        }
+    };
+    Ok(Device { info, place })
+}
+
+/// Names what runs as portable Burn code on wgpu devices instead of as our own kernels: `all` or
+/// nothing, to tell a wrong kernel from a wrong driver.
+const PORTABLE_VARIABLE: &str = "SPARSIGHT_PORTABLE_OPS";
+
+fn portable_asked() -> Result<bool> {
+    match std::env::var(PORTABLE_VARIABLE) {
+        Err(_) => Ok(false),
+        Ok(text) => match text.trim() {
+            "" => Ok(false),
+            "all" => Ok(true),
+            other => Err(Error::Setting {
+                name: PORTABLE_VARIABLE.into(),
+                found: other.into(),
+                expected: "all, or nothing".into(),
+            }),
         },
-    })
+    }
 }
 
 impl Place {
@@ -334,7 +381,7 @@ impl Place {
         shape: [usize; D],
     ) -> burn::Tensor<D> {
         let Self::Burn { device, dtype } = self else {
-            unreachable!("host places hold slices, not tensors");
+            unreachable!("only Burn places hold tensors");
         };
         burn::Tensor::from_data(TensorData::new(data, shape), (device, *dtype))
     }

@@ -131,6 +131,13 @@ pub enum Error {
         position: usize,
     },
 
+    /// The gate scored an expert with NaN, so that nothing can be routed.
+    #[error("gate scores of position {position} hold NaN, expected numbers: are weights damaged?")]
+    NanGate {
+        /// Position of the token whose scores they are.
+        position: usize,
+    },
+
     /// A route, mask or trace file that does not fit the model or the tokens.
     #[error("{what}: found {found}, expected {expected}")]
     Replay {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::replay::MaskTrace;
 use crate::sampler::{Picked, Sampler, Seen};
-use crate::session::Session;
+use crate::session::{Next, Session};
 use crate::stop::StopRules;
 use crate::tokenizer::{Tokenizer, Utf8Stream};
 use crate::trace::Frame;
@@ -117,7 +117,7 @@ pub struct Generation {
     stops: StopRules,
     prompt: Vec<u32>,
     fed: usize,
-    logits: Option<Vec<f32>>,
+    left: Option<Next>,
     next: Option<u32>,
     masks: MaskTrace,
     pending_text: String,
@@ -163,7 +163,7 @@ impl Generation {
             text: tokenizer.map(Utf8Stream::new),
             prompt: prompt.to_vec(),
             fed: 0,
-            logits: None,
+            left: None,
             next: None,
             pending_text: String::new(),
             started: Instant::now(),
@@ -211,23 +211,24 @@ impl Generation {
                     Stop::ContextFull
                 }));
             }
-            self.logits = Some(session.advance(&[id])?);
+            self.feed(session, &[id])?;
         }
         if is_long_enough {
             return Ok(self.finish(Stop::Length));
         }
         let position = session.position();
-        let logits = self.logits.take().expect("fed tokens leave logits");
+        let left = self.left.take().expect("fed tokens leave logits");
         let mask = self
             .options
             .masks
             .as_ref()
             .and_then(|masks| masks.get(position));
-        let picked = match mask {
-            Some(mask) => self
+        let picked = match (left, mask) {
+            (Next::Picked(picked), _) => picked,
+            (Next::Logits(logits), Some(mask)) => self
                 .sampler
                 .pick_masked(&logits, position, &self.seen, mask)?,
-            None => self.sampler.pick(&logits, position, &self.seen)?,
+            (Next::Logits(logits), None) => self.sampler.pick(&logits, position, &self.seen)?,
         };
         if let Some(kept) = &picked.kept {
             self.masks.record(position, kept)?;
@@ -263,12 +264,27 @@ impl Generation {
         }))
     }
 
+    /// Feeds `ids` and keeps what there is to choose the next token by: the choice itself where the
+    /// device can make it.
+    fn feed(&mut self, session: &mut Session, ids: &[u32]) -> Result<()> {
+        let draw = match &self.options.masks {
+            None => self.sampler.device_draw(session.position() + ids.len()),
+            Some(_) => None,
+        };
+        self.left = Some(match draw {
+            Some(draw) => session.advance_pick(ids, &draw)?,
+            None => Next::Logits(session.advance(ids)?),
+        });
+        Ok(())
+    }
+
     fn prefill(&mut self, session: &mut Session) -> Result<Progress> {
         let chunk = session.chunk_tokens().min(self.prompt.len() - self.fed);
         let ids = &self.prompt[self.fed..self.fed + chunk];
         let is_last = self.fed + chunk == self.prompt.len();
         if is_last {
-            self.logits = Some(session.advance(ids)?);
+            let ids = ids.to_vec();
+            self.feed(session, &ids)?;
         } else {
             session.advance_silent(ids)?;
         }

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Bottom up: [`config`] and [`checkpoint`] read files, [`device`] says where to compute, [`ops`] are
-//! the operations with a portable body each and native ones in [`cpu`], [`model`] is the forward
-//! pass, [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what
+//! the operations with a portable body each and native ones in [`cpu`], [`gpu`] is the forward pass
+//! through WGSL kernels, [`model`] the forward pass on any device, [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what
 //! went on inside; [`verify`] checks it against a reference.
 
 pub mod cache;
@@ -25,6 +25,7 @@ pub mod device;
 pub mod error;
 mod file;
 pub mod generate;
+pub mod gpu;
 pub mod model;
 pub mod ops;
 pub mod replay;

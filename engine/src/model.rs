@@ -8,15 +8,18 @@ mod block;
 mod load;
 mod mla;
 mod mtp;
+mod output;
 
 use std::sync::Arc;
 
 pub use load::{LoadOptions, LoadProgress};
+pub use output::{Output, OutputRows};
 
 use crate::cache::{Cache, CacheFormat};
 use crate::config::Config;
 use crate::cpu;
 use crate::device::Device;
+use crate::gpu::{GpuModel, GpuPass, MAX_TOP_K, Profile, max_pass_tokens};
 use crate::ops::linear::linear;
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::Rope;
@@ -34,13 +37,28 @@ use mtp::Mtp;
 pub struct Model {
     config: Config,
     device: Device,
+    body: Body,
+    rope: Rope,
+    eos_token_ids: Vec<u32>,
+}
+
+/// The weights, and with them the choice of who computes.
+#[derive(Debug)]
+enum Body {
+    /// Ops, one after the other: native bodies on the CPU, portable ones on Burn tensors.
+    Ops(OpsModel),
+    /// The WGSL kernels.
+    Gpu(GpuModel),
+}
+
+/// Weights for the ops.
+#[derive(Debug)]
+struct OpsModel {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: Vector,
     lm_head: Weight,
     mtp: Option<Mtp>,
-    rope: Rope,
-    eos_token_ids: Vec<u32>,
 }
 
 /// Knobs of a forward pass that can change between two calls.
@@ -74,15 +92,6 @@ pub(crate) struct Routing<'a> {
     pub(crate) record: Option<&'a mut RouteTrace>,
 }
 
-/// What a forward pass gives.
-#[derive(Debug)]
-pub struct Output {
-    /// Residual stream after the final norm, `[tokens, hidden_size]`: what the MTP layer reads.
-    pub hidden: Rows,
-    /// `[rows, vocab_size]` for the rows asked for.
-    pub logits: Option<Rows>,
-}
-
 impl Model {
     /// The configuration.
     pub fn config(&self) -> &Config {
@@ -101,15 +110,51 @@ impl Model {
 
     /// Whether the checkpoint brought its MTP layer.
     pub fn has_mtp(&self) -> bool {
-        self.mtp.is_some()
+        match &self.body {
+            Body::Ops(ops) => ops.mtp.is_some(),
+            Body::Gpu(gpu) => gpu.has_mtp(),
+        }
     }
 
     /// Bytes of weights kept resident on the device (mapped, on the CPU).
     pub fn resident_bytes(&self) -> usize {
-        self.embed_tokens.resident_bytes()
-            + self.layers.iter().map(Block::resident_bytes).sum::<usize>()
-            + self.lm_head.resident_bytes()
-            + self.mtp.as_ref().map_or(0, Mtp::resident_bytes)
+        match &self.body {
+            Body::Ops(ops) => {
+                ops.embed_tokens.resident_bytes()
+                    + ops.layers.iter().map(Block::resident_bytes).sum::<usize>()
+                    + ops.lm_head.resident_bytes()
+                    + ops.mtp.as_ref().map_or(0, Mtp::resident_bytes)
+            }
+            Body::Gpu(gpu) => gpu.resident_bytes(),
+        }
+    }
+
+    /// Most tokens that one pass takes, so that its workspace stays bounded.
+    pub fn max_pass_tokens(&self) -> usize {
+        match &self.body {
+            Body::Ops(_) => usize::MAX,
+            Body::Gpu(_) => max_pass_tokens(&self.config),
+        }
+    }
+
+    /// Records every launch from now on, each waited for and timed if `timed`. `false` where this
+    /// model launches no kernels.
+    pub fn start_profile(&self, timed: bool) -> bool {
+        match &self.body {
+            Body::Ops(_) => false,
+            Body::Gpu(gpu) => {
+                gpu.gpu().start_profile(timed);
+                true
+            }
+        }
+    }
+
+    /// What was launched since [`Model::start_profile`]; recording ends.
+    pub fn take_profile(&self) -> Option<Profile> {
+        match &self.body {
+            Body::Ops(_) => None,
+            Body::Gpu(gpu) => gpu.gpu().take_profile(),
+        }
     }
 
     /// Empty caches for the main layers.
@@ -176,8 +221,22 @@ impl Model {
     ) -> Result<Output> {
         let position = cache.n_tokens();
         trace.begin(position, ids);
-        let mut x = self.embed_tokens.rows(ids, &self.device);
         let angles = self.rope.angles(position, ids.len(), &self.device.place);
+        let model = match &self.body {
+            Body::Ops(model) => model,
+            Body::Gpu(model) => {
+                let mut pass = GpuPass {
+                    config: &self.config,
+                    options,
+                    position,
+                    angles: &angles,
+                    routing,
+                    trace,
+                };
+                return model.forward(ids, &mut cache.layers, logit_rows, &mut pass);
+            }
+        };
+        let mut x = model.embed_tokens.rows(ids, &self.device);
         let mut pass = Pass {
             config: &self.config,
             options,
@@ -187,10 +246,10 @@ impl Model {
             routing,
             trace,
         };
-        for (block, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
+        for (block, layer_cache) in model.layers.iter().zip(&mut cache.layers) {
             x = block.forward(x, layer_cache, &mut pass)?;
         }
-        let hidden = rms_norm(&x, &self.norm, self.config.rms_norm_eps);
+        let hidden = rms_norm(&x, &model.norm, self.config.rms_norm_eps);
         let n = ids.len();
         let first = trace.first_row(n);
         if trace.wants(None, Stage::FinalHidden) {
@@ -203,15 +262,15 @@ impl Model {
         }
         let logits = match logit_rows {
             LogitRows::None => None,
-            LogitRows::Last => Some(self.head(&hidden.slice(n - 1, 1))),
-            LogitRows::All => Some(self.head(&hidden)),
+            LogitRows::Last => Some(model.head(&hidden.slice(n - 1, 1))),
+            LogitRows::All => Some(model.head(&hidden)),
         };
         if trace.wants(None, Stage::Logits) {
             let rows = match &logits {
                 Some(logits) if logits.n_rows() >= n - first => {
                     logits.slice(logits.n_rows() - (n - first), n - first)
                 }
-                _ => self.head(&hidden.slice(first, n - first)),
+                _ => model.head(&hidden.slice(first, n - first)),
             };
             trace.record(
                 None,
@@ -219,22 +278,29 @@ impl Model {
                 Value::f32([n - first, rows.width()], rows.read()?),
             );
         }
-        Ok(Output { hidden, logits })
-    }
-
-    fn head(&self, hidden: &Rows) -> Rows {
-        let [logits] = linear(hidden, [&self.lm_head]);
-        logits
+        Ok(Output {
+            hidden: hidden.into(),
+            logits: logits.map(Into::into),
+        })
     }
 
     /// Refuses knobs that this model does not have.
     pub(crate) fn check_options(&self, options: &ForwardOptions) -> Result<()> {
+        let on_gpu = matches!(self.body, Body::Gpu(_));
+        if on_gpu && options.mha_prefill {
+            return Err(Error::Setting {
+                name: "attention form".into(),
+                found: "the expanded (MHA) form".into(),
+                expected: "the absorbed form: GPUs have no other".into(),
+            });
+        }
         let Some(k) = options.index_topk else {
             return Ok(());
         };
         let expected = match &self.config.indexer {
             None => "a model with an indexer: this one attends to everything",
             Some(_) if k == 0 => "at least 1",
+            Some(_) if on_gpu && k > MAX_TOP_K => "at most 2048 on a GPU",
             Some(_) => return Ok(()),
         };
         Err(Error::Setting {
@@ -262,6 +328,13 @@ impl Model {
             });
         }
         Ok(())
+    }
+}
+
+impl OpsModel {
+    fn head(&self, hidden: &Rows) -> Rows {
+        let [logits] = linear(hidden, [&self.lm_head]);
+        logits
     }
 }
 

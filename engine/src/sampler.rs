@@ -209,6 +209,19 @@ pub struct Picked {
     pub kept: Option<Vec<u32>>,
 }
 
+/// A draw that a GPU can make by itself, so that one id comes back instead of all logits. It computes
+/// in `f32`: where a draw falls within some 1e-6 of a boundary, it may take the neighbour of the token
+/// that [`Sampler::pick`] takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceDraw {
+    /// As in [`SamplerOptions::temperature`]; 0 is greedy.
+    pub temperature: f64,
+    /// As in [`SamplerOptions::top_p`].
+    pub top_p: f64,
+    /// The drawn number, from 0 to below 1.
+    pub uniform: f64,
+}
+
 /// Chooses tokens. Same options, logits and position: same token.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -243,6 +256,23 @@ impl Sampler {
     /// What this sampler was made with.
     pub fn options(&self) -> &SamplerOptions {
         &self.options
+    }
+
+    /// The draw for `position` as a GPU can make it; `None` where the options ask for more than
+    /// temperature and top-p.
+    pub fn device_draw(&mut self, position: usize) -> Option<DeviceDraw> {
+        let options = &self.options;
+        let is_plain = !options.penalises()
+            && options.top_k == 0
+            && options.min_p == 0.0
+            && options.n_logprobs == 0
+            && !options.keep_mask;
+        let (temperature, top_p) = (options.temperature, options.top_p);
+        is_plain.then(|| DeviceDraw {
+            temperature,
+            top_p,
+            uniform: self.uniform(position),
+        })
     }
 
     /// Chooses the token at `position` (the number of tokens before it) from `logits` of

@@ -10,6 +10,7 @@ use crate::cache::{Cache, CacheFormat};
 use crate::config::MoeConfig;
 use crate::model::{ForwardOptions, LogitRows, Model, Output, Routing};
 use crate::replay::RouteTrace;
+use crate::sampler::{DeviceDraw, Picked};
 use crate::trace::{Frame, Trace, Watch, WatchedRows};
 use crate::{Error, Result};
 
@@ -32,6 +33,15 @@ impl Default for SessionOptions {
             chunk_tokens: DEFAULT_CHUNK_TOKENS,
         }
     }
+}
+
+/// What the last token of a pass leaves to go on with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Logits, to choose by.
+    Logits(Vec<f32>),
+    /// The device has chosen.
+    Picked(Picked),
 }
 
 /// One mutable timeline.
@@ -111,7 +121,7 @@ impl Session {
 
     /// Tokens of a prefill chunk.
     pub fn chunk_tokens(&self) -> usize {
-        self.options.chunk_tokens
+        self.options.chunk_tokens.min(self.model.max_pass_tokens())
     }
 
     /// The knobs in force.
@@ -202,24 +212,51 @@ impl Session {
     ) -> Result<Option<Vec<f32>>> {
         self.model.check_ids(ids, self.position())?;
         let mut done = 0;
-        for chunk in ids.chunks(self.options.chunk_tokens) {
+        for chunk in ids.chunks(self.chunk_tokens()) {
             let is_last = done + chunk.len() == ids.len();
             let rows = if is_last {
                 LogitRows::Last
             } else {
                 LogitRows::None
             };
+            let before = self.position();
             let output = self.step(chunk, rows, is_last)?;
             done += chunk.len();
             let broken = progress(done, ids.len()).is_break();
             if let Some(logits) = output.logits {
-                return Ok(Some(logits.read()?));
+                // On a GPU what went wrong in the pass is known only now.
+                return match logits.read() {
+                    Ok(logits) => Ok(Some(logits)),
+                    Err(error) => {
+                        self.rewind(before)?;
+                        Err(error)
+                    }
+                };
             }
             if broken {
                 return Ok(None);
             }
         }
         unreachable!("the last chunk returns, and there is at least one token")
+    }
+
+    /// Feeds `ids` at once and lets the device choose the next token: one id comes back and no logits.
+    /// Where the device cannot, its logits come back.
+    ///
+    /// # Errors
+    /// See [`Session::advance_with`]; [`Error::BadLogits`] if the logits are broken.
+    pub fn advance_pick(&mut self, ids: &[u32], draw: &DeviceDraw) -> Result<Next> {
+        let before = self.position();
+        let output = self.step(ids, LogitRows::Last, true)?;
+        let logits = output.logits.expect("logits were asked for");
+        let next = match logits.pick(draw, self.position() - 1) {
+            Some(picked) => picked.map(Next::Picked),
+            None => logits.read().map(Next::Logits),
+        };
+        if next.is_err() {
+            self.rewind(before)?;
+        }
+        next
     }
 
     /// Feeds `ids` at once and gives nothing: for the chunks of a prompt before the last.

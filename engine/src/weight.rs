@@ -206,7 +206,7 @@ fn find(checkpoint: &Checkpoint, name: &str) -> Result<StoredTensor> {
 }
 
 /// Every element of a small stored tensor as `f32`.
-fn floats(tensor: &StoredTensor) -> Vec<f32> {
+pub(crate) fn floats(tensor: &StoredTensor) -> Vec<f32> {
     let bytes = tensor.bytes();
     match tensor.dtype {
         StoredType::F32 => bytes

@@ -3,14 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::Model;
 use super::block::{Block, FeedForward, Moe};
 use super::mla::{Indexer, Mla, QueryProjection};
 use super::mtp::Mtp;
+use super::{Body, Model, OpsModel};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::config::Config;
-use crate::device::Device;
+use crate::device::{Device, Place};
+use crate::gpu::{GpuModel, WeightSource};
 use crate::ops::experts::Mlp;
 use crate::ops::rope::Rope;
 use crate::weight::{Embedding, Vector, Weight};
@@ -99,38 +100,35 @@ impl Model {
                 return Ok(None);
             }
         }
-        let loader = Loader {
-            checkpoint,
-            config: &config,
-            device,
-        };
         let n = config.num_hidden_layers;
         let with_mtp = checkpoint.has_mtp(&config);
         let layers_total = n + usize::from(with_mtp);
-        let mut layers = Vec::with_capacity(n);
-        for layer in 0..n {
-            if progress(LoadProgress::Placing {
-                layers_done: layer,
+        let mut place = |layers_done: usize| {
+            let at = LoadProgress::Placing {
+                layers_done,
                 layers_total,
-            })
-            .is_break()
-            {
-                return Ok(None);
+            };
+            progress(at).is_continue()
+        };
+        let body = match &device.place {
+            Place::Gpu { gpu } => {
+                let source = WeightSource::Checkpoint(checkpoint);
+                GpuModel::load(gpu.clone(), &source, &config, with_mtp, &mut place)?.map(Body::Gpu)
             }
-            layers.push(loader.block(layer)?);
-        }
-        let mtp = if with_mtp { Some(loader.mtp(n)?) } else { None };
-        let head = if config.tie_word_embeddings {
-            "model.embed_tokens.weight"
-        } else {
-            "lm_head.weight"
+            Place::Host | Place::Burn { .. } => {
+                let loader = Loader {
+                    checkpoint,
+                    config: &config,
+                    device,
+                };
+                loader.model(with_mtp, &mut place)?.map(Body::Ops)
+            }
+        };
+        let Some(body) = body else {
+            return Ok(None);
         };
         let model = Self {
-            embed_tokens: Embedding::load(checkpoint, "model.embed_tokens.weight")?,
-            layers,
-            norm: loader.vector("model.norm.weight")?,
-            lm_head: loader.weight(head)?,
-            mtp,
+            body,
             rope: Rope::new(&config),
             device: device.clone(),
             eos_token_ids,
@@ -149,6 +147,34 @@ impl Model {
 }
 
 impl Loader<'_> {
+    /// `progress(layer)` is called before each layer and may break off with `false`.
+    fn model(
+        &self,
+        with_mtp: bool,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<OpsModel>> {
+        let n = self.config.num_hidden_layers;
+        let mut layers = Vec::with_capacity(n);
+        for layer in 0..n {
+            if !progress(layer) {
+                return Ok(None);
+            }
+            layers.push(self.block(layer)?);
+        }
+        let head = if self.config.tie_word_embeddings {
+            "model.embed_tokens.weight"
+        } else {
+            "lm_head.weight"
+        };
+        Ok(Some(OpsModel {
+            embed_tokens: Embedding::load(self.checkpoint, "model.embed_tokens.weight")?,
+            layers,
+            norm: self.vector("model.norm.weight")?,
+            lm_head: self.weight(head)?,
+            mtp: if with_mtp { Some(self.mtp(n)?) } else { None },
+        }))
+    }
+
     fn weight(&self, name: &str) -> Result<Weight> {
         Weight::load(self.checkpoint, name, self.device)
     }

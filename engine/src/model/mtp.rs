@@ -10,8 +10,10 @@
 use burn::Tensor;
 
 use super::block::{Block, Pass};
-use super::{ForwardOptions, Model, Routing};
+use super::output::Place;
+use super::{Body, ForwardOptions, Model, OutputRows, Routing};
 use crate::cache::{Cache, CacheFormat};
+use crate::gpu::GpuPass;
 use crate::ops::linear::linear;
 use crate::ops::norm::rms_norm;
 use crate::rows::Rows;
@@ -41,13 +43,16 @@ impl Model {
     /// # Errors
     /// The checkpoint has no MTP layer, or the format does not go with the device.
     pub fn new_mtp_cache(&self, format: CacheFormat) -> Result<Cache> {
-        self.mtp()?;
+        self.check_mtp()?;
         let layer = self.config.num_hidden_layers;
         Cache::new(&self.config, layer..layer + 1, &self.device, format)
     }
 
-    fn mtp(&self) -> Result<&Mtp> {
-        self.mtp.as_ref().ok_or_else(|| Error::Setting {
+    fn check_mtp(&self) -> Result<()> {
+        if self.has_mtp() {
+            return Ok(());
+        }
+        Err(Error::Setting {
             name: "MTP".into(),
             found: "a checkpoint without an MTP layer".into(),
             expected: "one with num_nextn_predict_layers 1 and its tensors".into(),
@@ -64,13 +69,13 @@ impl Model {
     /// then.
     pub fn forward_mtp(
         &self,
-        hidden: &Rows,
+        hidden: &OutputRows,
         next_ids: &[u32],
         cache: &mut Cache,
         options: &ForwardOptions,
         trace: &mut Trace,
-    ) -> Result<Rows> {
-        let mtp = self.mtp()?;
+    ) -> Result<OutputRows> {
+        self.check_mtp()?;
         self.check_options(options)?;
         self.check_ids(next_ids, cache.n_tokens())?;
         if hidden.n_rows() != next_ids.len() {
@@ -81,43 +86,68 @@ impl Model {
             });
         }
         self.keep_or_forget(next_ids.len(), cache, |cache| {
-            self.mtp_checked(mtp, hidden, next_ids, cache, options, trace)
+            self.mtp_checked(hidden, next_ids, cache, options, trace)
         })
     }
 
     fn mtp_checked(
         &self,
-        mtp: &Mtp,
-        hidden: &Rows,
+        hidden: &OutputRows,
         next_ids: &[u32],
         cache: &mut Cache,
         options: &ForwardOptions,
         trace: &mut Trace,
-    ) -> Result<Rows> {
+    ) -> Result<OutputRows> {
         let position = cache.n_tokens();
         let eps = self.config.rms_norm_eps;
         trace.begin(position, next_ids);
+        let angles = self
+            .rope
+            .angles(position, next_ids.len(), &self.device.place);
+        let mut routing = Routing::default();
+        let (model, mtp, hidden) = match (&self.body, &hidden.0) {
+            (Body::Ops(model), Place::Rows(hidden)) => {
+                (model, model.mtp.as_ref().expect("found above"), hidden)
+            }
+            (Body::Gpu(model), Place::Gpu(hidden)) => {
+                let mut pass = GpuPass {
+                    config: &self.config,
+                    options,
+                    position,
+                    angles: &angles,
+                    routing: &mut routing,
+                    trace,
+                };
+                let layer = &mut cache.layers[0];
+                let logits = model.forward_mtp(hidden, next_ids, layer, &mut pass)?;
+                return Ok(logits.into());
+            }
+            _ => {
+                return Err(Error::Setting {
+                    name: "MTP input".into(),
+                    found: "hidden rows of a model on another device".into(),
+                    expected: format!("rows that this model made on {}", self.device.info.id),
+                });
+            }
+        };
         let embedded = rms_norm(
-            &self.embed_tokens.rows(next_ids, &self.device),
+            &model.embed_tokens.rows(next_ids, &self.device),
             &mtp.enorm,
             eps,
         );
         let joined = join(&embedded, &rms_norm(hidden, &mtp.hnorm, eps));
         let [x] = linear(&joined, [&mtp.eh_proj]);
-        let angles = self
-            .rope
-            .angles(position, next_ids.len(), &self.device.place);
         let mut pass = Pass {
             config: &self.config,
             options,
             position,
             angles: &angles,
             selection: None,
-            routing: &mut Routing::default(),
+            routing: &mut routing,
             trace,
         };
         let x = mtp.block.forward(x, &mut cache.layers[0], &mut pass)?;
-        let logits = self.head(&rms_norm(&x, &mtp.shared_head_norm, eps));
+        let logits = model.head(&rms_norm(&x, &mtp.shared_head_norm, eps));
         if trace.wants(None, Stage::Logits) {
             let first = trace.first_row(logits.n_rows());
             let rows = logits.slice(first, logits.n_rows() - first);
@@ -127,7 +157,7 @@ impl Model {
                 Value::f32([rows.n_rows(), rows.width()], rows.read()?),
             );
         }
-        Ok(logits)
+        Ok(logits.into())
     }
 }
 

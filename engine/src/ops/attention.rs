@@ -52,6 +52,7 @@ pub(crate) fn attend(call: &Attention) -> Result<(Rows, Option<Weights>)> {
     match call.cache {
         LatentStore::Host(cache) => Ok(host(call, cache)),
         LatentStore::Pages { latent, k_pe, .. } => portable(call, latent, k_pe),
+        LatentStore::Gpu(_) => unreachable!("kernels read their own caches"),
     }
 }
 

@@ -95,6 +95,7 @@ pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Se
             )
             .map_err(nan)
         }
+        KeyStore::Gpu(_) => unreachable!("kernels read their own caches"),
         KeyStore::Pages { keys, .. } => {
             let n = query.q.n_rows();
             let mut indices = Vec::with_capacity(n * k);
@@ -134,6 +135,7 @@ pub(crate) fn scores(query: &IndexQuery, keys: &KeyStore, first: usize) -> Resul
                 query.position,
             ))
         }
+        KeyStore::Gpu(_) => unreachable!("kernels read their own caches"),
         KeyStore::Pages { keys, .. } => {
             let mut all = Vec::new();
             for_row_chunks(&query, keys, |first, mut scores, context| {

@@ -83,13 +83,25 @@ impl Rope {
             }
         }
         let tensors = match place {
-            Place::Host => None,
+            Place::Host | Place::Gpu { .. } => None,
             place => Some((
                 place.tensor(cos.clone(), [n, 1, half]),
                 place.tensor(sin.clone(), [n, 1, half]),
             )),
         };
         Angles { cos, sin, tensors }
+    }
+}
+
+impl Angles {
+    /// Per token all cosines, then all sines: `[tokens, qk_rope_head_dim]`.
+    pub(crate) fn cos_then_sin(&self, n: usize) -> Vec<f32> {
+        let half = self.cos.len() / n;
+        self.cos
+            .chunks_exact(half)
+            .zip(self.sin.chunks_exact(half))
+            .flat_map(|(cos, sin)| cos.iter().chain(sin).copied())
+            .collect()
     }
 }
 

@@ -1,0 +1,196 @@
+//! What earlier tokens left behind, in the layouts that the kernels read.
+//!
+//! A cache is one buffer a layer, so that a kernel needs one binding: it doubles when it is full,
+//! which copies it on the device, and shrinks by forgetting.
+
+use shaders::{copy_words, key_cache, latent_cache};
+
+use super::launch::{Buffer, Gpu};
+use crate::Result;
+use crate::cpu::{KeyFormat, LatentFormat};
+
+/// Tokens of a new cache. A multiple of every page.
+const FIRST_TOKENS: usize = 1024;
+
+/// A buffer that grows by whole steps.
+#[derive(Debug)]
+struct Growing {
+    gpu: Gpu,
+    buffer: Option<Buffer>,
+    capacity: usize,
+    n_tokens: usize,
+    /// Words for this many tokens.
+    words: Layout,
+}
+
+/// How many words a number of tokens takes.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Latent { format: u32, rank: usize, dr: usize },
+    Keys { format: u32, dim: usize },
+}
+
+impl Layout {
+    fn words(self, n_tokens: usize) -> usize {
+        match self {
+            Self::Latent { format, rank, dr } => {
+                n_tokens * latent_cache::token_words(format, rank, dr)
+            }
+            Self::Keys { format, dim } => key_cache::words(format, dim, n_tokens),
+        }
+    }
+}
+
+impl Growing {
+    fn new(gpu: Gpu, words: Layout) -> Self {
+        Self {
+            gpu,
+            buffer: None,
+            capacity: 0,
+            n_tokens: 0,
+            words,
+        }
+    }
+
+    /// Room for `n` more tokens, which count as there.
+    fn grow(&mut self, n: usize, most: usize) -> Result<&Buffer> {
+        let needed = self.n_tokens + n;
+        if needed > self.capacity {
+            let mut capacity = self.capacity.max(FIRST_TOKENS);
+            while capacity < needed {
+                capacity *= 2;
+            }
+            // Not beyond what the context can hold, but for whole pages.
+            let capacity = capacity
+                .min(most.next_multiple_of(FIRST_TOKENS))
+                .max(needed);
+            let larger = self.gpu.empty(self.words.words(capacity));
+            if let Some(old) = &self.buffer
+                && self.n_tokens > 0
+            {
+                let call = copy_words::Call {
+                    n: old.n_words(),
+                    from_offset: 0,
+                    to_offset: 0,
+                };
+                let dispatch = copy_words::dispatch(&call, self.gpu.tuning());
+                self.gpu.launch(dispatch, &[old, &larger])?;
+            }
+            self.buffer = Some(larger);
+            self.capacity = capacity;
+        }
+        self.n_tokens = needed;
+        Ok(self.buffer.as_ref().expect("made above or before"))
+    }
+
+    fn buffer(&self) -> &Buffer {
+        self.buffer
+            .as_ref()
+            .expect("a cache is written before it is read")
+    }
+
+    fn truncate(&mut self, n_tokens: usize) {
+        self.n_tokens = self.n_tokens.min(n_tokens);
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffer
+            .as_ref()
+            .map_or(0, |buffer| buffer.n_words() * 4)
+    }
+}
+
+/// The kernels' LATENT knob.
+pub(super) fn latent_format(format: LatentFormat) -> u32 {
+    match format {
+        LatentFormat::F32 => 0,
+        LatentFormat::Bf16 => 1,
+        LatentFormat::Fp8 => 2,
+    }
+}
+
+/// The kernels' KEYS knob.
+pub(super) fn key_format(format: KeyFormat) -> u32 {
+    match format {
+        KeyFormat::F32 => 0,
+        KeyFormat::Fp8 => 2,
+    }
+}
+
+/// Latents and roped keys of one layer.
+#[derive(Debug)]
+pub(crate) struct LatentBuffer {
+    cache: Growing,
+    format: u32,
+}
+
+/// Keys of the lightning indexer of one layer.
+#[derive(Debug)]
+pub(crate) struct KeyBuffer {
+    cache: Growing,
+    format: u32,
+}
+
+impl LatentBuffer {
+    pub(crate) fn new(gpu: Gpu, rank: usize, dr: usize, format: LatentFormat) -> Self {
+        let format = latent_format(format);
+        Self {
+            cache: Growing::new(gpu, Layout::Latent { format, rank, dr }),
+            format,
+        }
+    }
+
+    /// The kernels' LATENT knob.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// Room for `n` more of at most `most` tokens.
+    pub(crate) fn grow(&mut self, n: usize, most: usize) -> Result<&Buffer> {
+        self.cache.grow(n, most)
+    }
+
+    pub(crate) fn buffer(&self) -> &Buffer {
+        self.cache.buffer()
+    }
+
+    pub(crate) fn truncate(&mut self, n_tokens: usize) {
+        self.cache.truncate(n_tokens);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+}
+
+impl KeyBuffer {
+    pub(crate) fn new(gpu: Gpu, dim: usize, format: KeyFormat) -> Self {
+        let format = key_format(format);
+        Self {
+            cache: Growing::new(gpu, Layout::Keys { format, dim }),
+            format,
+        }
+    }
+
+    /// The kernels' KEYS knob.
+    pub(crate) fn format(&self) -> u32 {
+        self.format
+    }
+
+    /// Room for `n` more of at most `most` tokens.
+    pub(crate) fn grow(&mut self, n: usize, most: usize) -> Result<&Buffer> {
+        self.cache.grow(n, most)
+    }
+
+    pub(crate) fn buffer(&self) -> &Buffer {
+        self.cache.buffer()
+    }
+
+    pub(crate) fn truncate(&mut self, n_tokens: usize) {
+        self.cache.truncate(n_tokens);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+}

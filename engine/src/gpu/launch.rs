@@ -1,0 +1,394 @@
+//! Buffers and launches: the only file that knows CubeCL.
+//!
+//! A [`Gpu`] hands [`Dispatch`]es of the crate `shaders` to Burn's wgpu client. Without a client it
+//! counts: buffers have sizes and no contents, launches are recorded and not run. That is how the
+//! cost of a model that fits no machine at hand is measured by formula.
+
+use std::sync::{Arc, Mutex};
+
+use burn::backend::wgpu::Wgpu;
+use burn::cubecl::client::Client;
+use burn::cubecl::ir::metadata::Info;
+use burn::cubecl::ir::{ElemType, UIntKind};
+use burn::cubecl::prelude::*;
+use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
+use burn::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource};
+use shaders::{Dispatch, Tuning};
+
+use super::profile::{Launched, Profile};
+use crate::{Error, Result};
+
+/// Work of one submission, so that no desktop watchdog (2 s on Windows, more elsewhere) ends it: a
+/// slow integrated GPU does about 3e11 operations and moves about 3e10 bytes a second.
+const SUBMISSION_FLOPS: u64 = 150_000_000_000;
+const SUBMISSION_BYTES: u64 = 15_000_000_000;
+
+/// An open wgpu device, or a counter of launches. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gpu(Arc<Inner>);
+
+struct Inner {
+    /// `None` counts.
+    client: Option<Client>,
+    tuning: Tuning,
+    max_binding_bytes: usize,
+    /// Bound where a kernel has a binding that this call does not use. Several, since one buffer
+    /// must not be bound twice in a launch.
+    unused: Vec<Buffer>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Work since the last submission.
+    pending_flops: u64,
+    pending_bytes: u64,
+    profile: Option<Profile>,
+    layer: Option<usize>,
+}
+
+/// Words on the device.
+#[derive(Clone)]
+pub(crate) struct Buffer {
+    handle: Option<Handle>,
+    n_words: usize,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpu")
+            .field("tuning", &self.0.tuning)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} words)", self.n_words)
+    }
+}
+
+/// Which text of which kernel: what Burn's cache of pipelines goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Text {
+    name: &'static str,
+    knobs: Vec<(&'static str, u32)>,
+    subgroups: bool,
+}
+
+struct Source {
+    kernel: &'static shaders::Kernel,
+    text: Text,
+}
+
+impl KernelMetadata for Source {
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>().info(self.text.clone())
+    }
+
+    fn address_type(&self) -> ElemType {
+        UIntKind::U32.into()
+    }
+}
+
+impl CubeKernel for Source {
+    fn define(&self) -> KernelDefinition {
+        let settings = KernelSettings::new(
+            CubeDim::new_1d(1).into(),
+            ExecutionMode::Checked,
+            AddressType::U32,
+        );
+        KernelDefinition {
+            body: Scope::root(settings.clone()),
+            settings,
+            info: Info::default(),
+        }
+    }
+
+    fn source(&self) -> Option<PrecompiledSource> {
+        Some(PrecompiledSource {
+            source: self.kernel.source(&self.text.knobs, self.text.subgroups),
+            entrypoint_name: self.kernel.name.to_owned(),
+            lang: "wgsl",
+        })
+    }
+}
+
+impl Gpu {
+    /// The device that `device` opened.
+    pub(crate) fn new(
+        device: &burn::tensor::Device,
+        tuning: Tuning,
+        max_binding_bytes: usize,
+    ) -> Result<Self> {
+        let failed = |problem: String| Error::Device {
+            name: "just opened".into(),
+            problem,
+        };
+        let client = burn::Tensor::<1>::zeros([1], device)
+            .try_into_primitive::<Wgpu>()
+            .map_err(|error| failed(format!("is no wgpu device: {error:?}")))?
+            .client;
+        if client.name() != "wgpu<wgsl>" {
+            return Err(failed(format!(
+                "found a runtime that compiles {}, expected wgpu<wgsl>: is a feature of Burn on that must be off?",
+                client.name()
+            )));
+        }
+        Ok(Self::with(Some(client), tuning, max_binding_bytes))
+    }
+
+    /// A counter of launches, for a device with this tuning and binding size.
+    pub(crate) fn counting(tuning: Tuning, max_binding_bytes: usize) -> Self {
+        Self::with(None, tuning, max_binding_bytes)
+    }
+
+    fn with(client: Option<Client>, tuning: Tuning, max_binding_bytes: usize) -> Self {
+        let unused = (0..3)
+            .map(|_| Buffer {
+                handle: client
+                    .as_ref()
+                    .map(|client| client.create_from_slice(&[0; 64])),
+                n_words: 16,
+            })
+            .collect();
+        Self(Arc::new(Inner {
+            client,
+            tuning,
+            max_binding_bytes,
+            unused,
+            state: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn tuning(&self) -> &Tuning {
+        &self.0.tuning
+    }
+
+    /// Bytes that one binding can reach.
+    pub(crate) fn max_binding_bytes(&self) -> usize {
+        self.0.max_binding_bytes
+    }
+
+    /// The `i`-th buffer that stands for a binding not in use.
+    pub(crate) fn unused(&self, i: usize) -> &Buffer {
+        &self.0.unused[i]
+    }
+
+    /// A buffer of `n_words` with anything in it.
+    pub(crate) fn empty(&self, n_words: usize) -> Buffer {
+        // Whole 16-byte units, since kernels may read as vec4.
+        let n_words = n_words.next_multiple_of(4).max(4);
+        Buffer {
+            handle: self
+                .0
+                .client
+                .as_ref()
+                .map(|client| client.empty(n_words * 4)),
+            n_words,
+        }
+    }
+
+    /// A buffer with these bytes, padded with zeros to whole 16-byte units.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> Buffer {
+        let n_bytes = bytes.len().next_multiple_of(16).max(16);
+        let handle = self.0.client.as_ref().map(|client| {
+            if n_bytes == bytes.len() {
+                client.create_from_slice(bytes)
+            } else {
+                let mut padded = bytes.to_vec();
+                padded.resize(n_bytes, 0);
+                client.create_from_slice(&padded)
+            }
+        });
+        Buffer {
+            handle,
+            n_words: n_bytes / 4,
+        }
+    }
+
+    /// A buffer of this size for contents that are never needed, when counting.
+    pub(crate) fn upload_with(&self, n_bytes: usize, bytes: impl FnOnce() -> Vec<u8>) -> Buffer {
+        if self.0.client.is_some() {
+            let bytes = bytes();
+            assert_eq!(bytes.len(), n_bytes, "the caller knows the size");
+            self.upload(&bytes)
+        } else {
+            Buffer {
+                handle: None,
+                n_words: n_bytes.next_multiple_of(16).max(16) / 4,
+            }
+        }
+    }
+
+    /// The contents of a buffer, after all work that was launched before. Zeros when counting.
+    pub(crate) fn read(&self, buffer: &Buffer) -> Result<Vec<u32>> {
+        Ok(self.read_all([buffer])?.remove(0))
+    }
+
+    /// The contents of several buffers in one wait.
+    pub(crate) fn read_all<const N: usize>(&self, buffers: [&Buffer; N]) -> Result<Vec<Vec<u32>>> {
+        let Some(client) = &self.0.client else {
+            return Ok(buffers
+                .iter()
+                .map(|buffer| vec![0; buffer.n_words])
+                .collect());
+        };
+        let handles = buffers
+            .iter()
+            .map(|buffer| buffer.handle().clone())
+            .collect();
+        let all = client.read(handles).map_err(|error| Error::Device {
+            name: "in use".into(),
+            problem: format!("lost or failed: {error:?}"),
+        })?;
+        {
+            let mut state = self.state();
+            (state.pending_flops, state.pending_bytes) = (0, 0);
+        }
+        Ok(all
+            .iter()
+            .map(|bytes| bytemuck::pod_collect_to_vec(bytes))
+            .collect())
+    }
+
+    /// Launches `dispatch` on its storage buffers, in order.
+    ///
+    /// # Errors
+    /// A buffer is larger than a binding of this device can be.
+    pub(crate) fn launch(&self, dispatch: Dispatch, buffers: &[&Buffer]) -> Result<()> {
+        let kernel = dispatch.kernel;
+        assert_eq!(
+            buffers.len(),
+            kernel.bindings.len(),
+            "one buffer a binding of {}",
+            kernel.name
+        );
+        for (buffer, binding) in buffers.iter().zip(kernel.bindings) {
+            let found = buffer.n_words * 4;
+            if found > self.max_binding_bytes() {
+                return Err(Error::Device {
+                    name: "in use".into(),
+                    problem: format!(
+                        "{binding} of {} takes {found} bytes, expected at most {}: the largest binding",
+                        kernel.name,
+                        self.max_binding_bytes()
+                    ),
+                });
+            }
+        }
+        let mut state = self.state();
+        let layer = state.layer;
+        let launched = Launched {
+            op: kernel.name,
+            layer,
+            cost: dispatch.cost,
+            duration: None,
+        };
+        let Some(client) = &self.0.client else {
+            if let Some(profile) = &mut state.profile {
+                profile.launches.push(launched);
+            }
+            return Ok(());
+        };
+        state.pending_flops += dispatch.cost.flops;
+        state.pending_bytes += dispatch.cost.read_bytes + dispatch.cost.write_bytes;
+        let submit =
+            state.pending_flops > SUBMISSION_FLOPS || state.pending_bytes > SUBMISSION_BYTES;
+        if submit {
+            (state.pending_flops, state.pending_bytes) = (0, 0);
+        }
+        let timed = state.profile.as_ref().is_some_and(|profile| profile.timed);
+        drop(state);
+
+        let run = {
+            let [x, y, z] = dispatch.groups;
+            let mut params = dispatch.params;
+            params.resize(params.len().next_multiple_of(16), 0);
+            let words = bytemuck::pod_collect_to_vec(&params);
+            let arguments = KernelArguments::new()
+                .with_buffers(
+                    buffers
+                        .iter()
+                        .map(|b| b.handle().clone().binding())
+                        .collect(),
+                )
+                .with_info(MetadataBindingInfo::custom(words));
+            let source = Source {
+                kernel,
+                text: Text {
+                    name: kernel.name,
+                    knobs: dispatch.knobs,
+                    subgroups: dispatch.subgroups,
+                },
+            };
+            let client = client.clone();
+            move || client.launch(Box::new(source), CubeCount::Static(x, y, z), arguments)
+        };
+        let duration = if timed {
+            let (_, duration) =
+                client
+                    .profile(run, kernel.name)
+                    .map_err(|error| Error::Device {
+                        name: "in use".into(),
+                        problem: format!("could not be timed: {error:?}"),
+                    })?;
+            pollster::block_on(duration.resolve()).map(|ticks| ticks.duration())
+        } else {
+            run();
+            None
+        };
+        if submit {
+            client.flush().map_err(|error| Error::Device {
+                name: "in use".into(),
+                problem: format!("lost or failed: {error:?}"),
+            })?;
+        }
+        if let Some(profile) = &mut self.state().profile {
+            profile.launches.push(Launched {
+                duration,
+                ..launched
+            });
+        }
+        Ok(())
+    }
+
+    /// Says which layer the launches to come belong to.
+    pub(crate) fn enter_layer(&self, layer: Option<usize>) {
+        self.state().layer = layer;
+    }
+
+    /// Records launches from now on; with `timed` each is waited for and timed.
+    pub(crate) fn start_profile(&self, timed: bool) {
+        self.state().profile = Some(Profile {
+            timed,
+            launches: Vec::new(),
+        });
+    }
+
+    /// What was recorded, and no more recording.
+    pub(crate) fn take_profile(&self) -> Option<Profile> {
+        self.state().profile.take()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // A thread that panicked left counters at worst.
+        self.0
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Buffer {
+    /// Words in it, padding included.
+    pub(crate) fn n_words(&self) -> usize {
+        self.n_words
+    }
+
+    fn handle(&self) -> &Handle {
+        self.handle
+            .as_ref()
+            .expect("buffers of a counter are not launched on a device")
+    }
+}

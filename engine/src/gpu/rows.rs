@@ -1,0 +1,144 @@
+//! Rows that a pass left on a wgpu device.
+
+use shaders::sample;
+
+use super::launch::{Buffer, Gpu};
+use crate::sampler::{DeviceDraw, Picked};
+use crate::{Error, Result};
+
+/// Rows in a buffer of a wgpu device, and the words in which the pass that made them says what went
+/// wrong: read together, so that one wait tells both.
+#[derive(Clone, Debug)]
+pub struct GpuRows {
+    gpu: Gpu,
+    buffer: Buffer,
+    n_rows: usize,
+    width: usize,
+    stride: usize,
+    first: usize,
+    status: Buffer,
+}
+
+/// What kernels write as status for `position`, so that the lowest position wins by maximum.
+const STATUS_TOP: u32 = 0x8000_0000;
+
+impl GpuRows {
+    pub(crate) fn new(
+        gpu: Gpu,
+        buffer: Buffer,
+        n_rows: usize,
+        width: usize,
+        status: Buffer,
+    ) -> Self {
+        Self {
+            gpu,
+            buffer,
+            n_rows,
+            width,
+            stride: width,
+            first: 0,
+            status,
+        }
+    }
+
+    pub(crate) fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn slice(&self, first: usize, n_rows: usize) -> Self {
+        assert!(
+            first + n_rows <= self.n_rows,
+            "a slice lies within its rows"
+        );
+        Self {
+            first: self.first + first,
+            n_rows,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn last(&self) -> Self {
+        self.slice(self.n_rows - 1, 1)
+    }
+
+    /// Waits for the pass and says whether it went well.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_status(&self.gpu.read(&self.status)?)
+    }
+
+    /// Lets the device choose among the logits of the only row, which follow token `position`.
+    pub(crate) fn pick(&self, draw: &DeviceDraw, position: usize) -> Result<Picked> {
+        assert_eq!(self.n_rows, 1, "one row of logits gives one token");
+        let picked = self.gpu.empty(8);
+        let call = sample::Call {
+            vocab: self.width,
+            logits_offset: self.first * self.stride,
+            temperature: draw.temperature,
+            top_p: draw.top_p,
+            uniform: draw.uniform,
+        };
+        let dispatch = sample::dispatch(&call, self.gpu.tuning());
+        self.gpu.launch(dispatch, &[&self.buffer, &picked])?;
+        let read = self.gpu.read_all([&self.status, &picked])?;
+        check_status(&read[0])?;
+        let [id, flags, logit, log_sum, draw_logprob, ..] = read[1][..] else {
+            unreachable!("the kernel writes eight words");
+        };
+        let logit = f32::from_bits(logit);
+        if flags != 0 {
+            return Err(Error::BadLogits {
+                position,
+                id: id as usize,
+                value: logit,
+            });
+        }
+        Ok(Picked {
+            id,
+            logprob: logit - f32::from_bits(log_sum),
+            draw_logprob: if draw.temperature == 0.0 {
+                0.0
+            } else {
+                f32::from_bits(draw_logprob)
+            },
+            top: Vec::new(),
+            kept: None,
+        })
+    }
+
+    pub(crate) fn read(&self) -> Result<Vec<f32>> {
+        let read = self.gpu.read_all([&self.status, &self.buffer])?;
+        check_status(&read[0])?;
+        Ok(read[1]
+            .chunks_exact(self.stride)
+            .skip(self.first)
+            .take(self.n_rows)
+            .flat_map(|row| row[..self.width].iter().map(|&word| f32::from_bits(word)))
+            .collect())
+    }
+}
+
+fn check_status(status: &[u32]) -> Result<()> {
+    let position = |word: u32| (STATUS_TOP - word) as usize;
+    match status {
+        [0, 0, ..] => Ok(()),
+        [0, gate, ..] => Err(Error::NanGate {
+            position: position(*gate),
+        }),
+        [scores, ..] => Err(Error::NanScores {
+            position: position(*scores),
+        }),
+        [] => unreachable!("a status has four words"),
+    }
+}

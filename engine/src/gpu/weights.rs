@@ -1,0 +1,543 @@
+//! Weights on the device, packed as the checkpoint stores them.
+//!
+//! Rows are padded to whole 16-byte units. Matrices that share an input are joined, one below the
+//! other, so that one launch reads them all; a matrix too large for one binding is cut into slices
+//! of rows, a stack of experts into slices of experts.
+
+use std::collections::HashMap;
+
+use super::launch::{Buffer, Gpu};
+use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// Rows and columns that share an FP8 scale.
+const BLOCK: usize = 128;
+
+/// Where weights come from.
+pub(crate) enum WeightSource<'a> {
+    /// A checkpoint that was found to fit its config.
+    Checkpoint(&'a Checkpoint),
+    /// Shapes only, for counting.
+    Shapes(Shapes),
+}
+
+/// The tensors of a config by name. Where the config says FP8, the projections of the layers are FP8
+/// and other matrices BF16, as in the official checkpoint; elsewhere all are BF16.
+pub(crate) struct Shapes {
+    shapes: HashMap<String, Vec<usize>>,
+    fp8: bool,
+}
+
+impl Shapes {
+    pub(crate) fn new(config: &Config) -> Self {
+        let tensors = config.tensors(true).into_iter();
+        Self {
+            shapes: tensors.map(|spec| (spec.name, spec.shape)).collect(),
+            fp8: config.quantized.is_some(),
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<&[usize]> {
+        let shape = self.shapes.get(name).ok_or_else(|| missing(name))?;
+        Ok(shape)
+    }
+
+    /// Bits of one number of a matrix, scales left out.
+    pub(crate) fn bits(&self, name: &str) -> usize {
+        dtype(self.dtype(name)).1
+    }
+
+    fn dtype(&self, name: &str) -> StoredType {
+        // The official quantiser leaves these in BF16.
+        let kept = [
+            "weights_proj",
+            "eh_proj",
+            "embed_tokens",
+            "lm_head",
+            "mlp.gate.weight",
+        ];
+        if !self.fp8 || kept.iter().any(|part| name.contains(part)) {
+            StoredType::BF16
+        } else {
+            StoredType::F8E4M3
+        }
+    }
+}
+
+/// A matrix of the source.
+#[derive(Clone)]
+pub(crate) struct Part {
+    dtype: StoredType,
+    rows: usize,
+    cols: usize,
+    stored: Option<(StoredTensor, Option<Vec<f32>>)>,
+}
+
+impl WeightSource<'_> {
+    /// The matrix `name`.
+    pub(crate) fn matrix(&self, name: &str) -> Result<Part> {
+        match self {
+            Self::Checkpoint(checkpoint) => {
+                let tensor = find(checkpoint, name)?;
+                let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+                if cols % 4 != 0 {
+                    return Err(Error::Setting {
+                        name: format!("columns of {name:?}"),
+                        found: cols.to_string(),
+                        expected: "a multiple of 4 on a GPU".into(),
+                    });
+                }
+                let scales = match tensor.dtype {
+                    StoredType::F8E4M3 => Some(crate::weight::floats(&find(
+                        checkpoint,
+                        &format!("{name}_scale_inv"),
+                    )?)),
+                    _ => None,
+                };
+                Ok(Part {
+                    dtype: tensor.dtype,
+                    rows,
+                    cols,
+                    stored: Some((tensor, scales)),
+                })
+            }
+            Self::Shapes(shapes) => {
+                let shape = shapes.get(name)?;
+                Ok(Part {
+                    dtype: shapes.dtype(name),
+                    rows: shape[0],
+                    cols: shape[1],
+                    stored: None,
+                })
+            }
+        }
+    }
+
+    /// The vector `name` as `f32`; zeros when counting.
+    pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(crate::weight::floats(&find(checkpoint, name)?)),
+            Self::Shapes(shapes) => Ok(vec![0.0; shapes.get(name)?[0]]),
+        }
+    }
+
+    /// Whether the source has a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.get(name).is_some(),
+            Self::Shapes(shapes) => shapes.shapes.contains_key(name),
+        }
+    }
+}
+
+fn find(checkpoint: &Checkpoint, name: &str) -> Result<StoredTensor> {
+    checkpoint.get(name).cloned().ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::Misfit {
+        problems: vec![format!("missing tensor {name:?}")],
+    }
+}
+
+/// The kernels' DTYPE knob and bits a number.
+fn dtype(stored: StoredType) -> (u32, usize) {
+    match stored {
+        StoredType::F32 => (0, 32),
+        StoredType::BF16 => (1, 16),
+        StoredType::F16 => (2, 16),
+        StoredType::F8E4M3 => (3, 8),
+        other => unreachable!("the fit check refuses matrices of type {other:?}"),
+    }
+}
+
+impl Part {
+    /// Columns `first..first + n` as a matrix of their own.
+    pub(crate) fn columns(&self, first: usize, n: usize) -> ColumnsOf<'_> {
+        ColumnsOf {
+            part: self,
+            first,
+            n,
+        }
+    }
+
+    /// All columns.
+    pub(crate) fn whole(&self) -> ColumnsOf<'_> {
+        self.columns(0, self.cols)
+    }
+
+    fn row_bytes(&self, row: usize) -> &[u8] {
+        let (tensor, _) = self.stored.as_ref().expect("asked for when placed only");
+        let (_, bits) = dtype(self.dtype);
+        let n_bytes = self.cols * bits / 8;
+        &tensor.bytes()[row * n_bytes..][..n_bytes]
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn same_type(&self, other: &Self) -> bool {
+        self.dtype == other.dtype
+    }
+}
+
+/// Some columns of a matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct ColumnsOf<'a> {
+    part: &'a Part,
+    first: usize,
+    n: usize,
+}
+
+impl ColumnsOf<'_> {
+    fn bits(&self) -> usize {
+        dtype(self.part.dtype).1
+    }
+
+    fn unit_bytes(&self) -> usize {
+        (self.n * self.bits()).div_ceil(128) * 16
+    }
+
+    /// Appends rows `rows`, zeros where the matrix has none.
+    fn append(&self, rows: std::ops::Range<usize>, into: &mut Vec<u8>) {
+        for row in rows {
+            let start = into.len();
+            if row < self.part.rows {
+                let all = self.part.row_bytes(row);
+                let bits = self.bits();
+                into.extend_from_slice(
+                    &all[self.first * bits / 8..(self.first + self.n) * bits / 8],
+                );
+            }
+            into.resize(start + self.unit_bytes(), 0);
+        }
+    }
+
+    /// Appends the scales of row blocks `blocks`.
+    fn append_scales(&self, blocks: std::ops::Range<usize>, into: &mut Vec<f32>) {
+        let Some((_, Some(scales))) = &self.part.stored else {
+            return;
+        };
+        let across = self.part.cols.div_ceil(BLOCK);
+        let first = self.first / BLOCK;
+        for block in blocks {
+            into.extend_from_slice(&scales[block * across + first..][..self.n.div_ceil(BLOCK)]);
+        }
+    }
+}
+
+/// Rows of a [`Packed`] in one buffer.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    pub first_row: usize,
+    pub rows: usize,
+    pub w: Buffer,
+    /// A buffer of its own where there are no scales.
+    pub scales: Buffer,
+}
+
+/// One matrix, or several joined, on the device.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub dtype: u32,
+    pub cols: usize,
+    pub rows: usize,
+    /// First row of each joined matrix.
+    pub starts: Vec<usize>,
+    pub slices: Vec<Slice>,
+}
+
+impl Packed {
+    /// Places one matrix.
+    pub(crate) fn new(gpu: &Gpu, part: &Part) -> Self {
+        Self::join(gpu, &[part])
+    }
+
+    /// Places matrices of one type and width, one below the other. In FP8 each begins at a whole
+    /// block of rows.
+    pub(crate) fn join(gpu: &Gpu, parts: &[&Part]) -> Self {
+        let (dtype, bits) = dtype(parts[0].dtype);
+        let cols = parts[0].cols;
+        let fp8 = dtype == 3;
+        let mut starts = Vec::new();
+        let mut rows = 0;
+        for part in parts {
+            assert!(
+                part.same_type(parts[0]) && part.cols == cols,
+                "joined matrices are alike"
+            );
+            if fp8 {
+                rows = rows_of_blocks(rows);
+            }
+            starts.push(rows);
+            rows += part.rows;
+        }
+        let row_bytes = (cols * bits).div_ceil(128) * 16;
+        let most = gpu.max_binding_bytes() / row_bytes;
+        // Whole blocks, so that scales need no offset.
+        let most = (most / BLOCK * BLOCK).max(1);
+        let slices = (0..rows)
+            .step_by(most)
+            .map(|first_row| {
+                let n = most.min(rows - first_row);
+                let last = first_row + n;
+                let w = gpu.upload_with(n * row_bytes, || {
+                    let mut bytes = Vec::with_capacity(n * row_bytes);
+                    for (at, (part, &start)) in parts.iter().zip(&starts).enumerate() {
+                        let end = starts.get(at + 1).copied().unwrap_or(rows);
+                        let (from, to) = (start.max(first_row), end.min(last));
+                        if from < to {
+                            part.whole().append(from - start..to - start, &mut bytes);
+                        }
+                    }
+                    bytes
+                });
+                let blocks = if fp8 {
+                    n.div_ceil(BLOCK) * cols.div_ceil(BLOCK)
+                } else {
+                    4
+                };
+                let scales = gpu.upload_with(blocks * 4, || {
+                    let mut all = Vec::with_capacity(blocks);
+                    if fp8 {
+                        for (at, (part, &start)) in parts.iter().zip(&starts).enumerate() {
+                            let end = starts.get(at + 1).copied().unwrap_or(rows);
+                            let (from, to) = (start.max(first_row), end.min(last));
+                            if from < to {
+                                let first = (from - start) / BLOCK;
+                                let end = (to - start).min(part.rows).div_ceil(BLOCK);
+                                part.whole().append_scales(first..end, &mut all);
+                            }
+                        }
+                    }
+                    all.resize(blocks, 0.0);
+                    bytemuck::cast_slice(&all).to_vec()
+                });
+                Slice {
+                    first_row,
+                    rows: n,
+                    w,
+                    scales,
+                }
+            })
+            .collect();
+        Self {
+            dtype,
+            cols,
+            rows,
+            starts,
+            slices,
+        }
+    }
+
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.slices
+            .iter()
+            .map(|slice| (slice.w.n_words() + slice.scales.n_words()) * 4)
+            .sum()
+    }
+}
+
+fn rows_of_blocks(rows: usize) -> usize {
+    rows.next_multiple_of(BLOCK)
+}
+
+/// Some experts of a [`Stack`] in one buffer.
+#[derive(Debug)]
+pub(crate) struct StackSlice {
+    pub first_expert: usize,
+    pub n_experts: usize,
+    pub w: Buffer,
+    pub scales: Buffer,
+}
+
+/// The same matrix of every expert, one after the other.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub dtype: u32,
+    pub rows: usize,
+    pub slices: Vec<StackSlice>,
+}
+
+impl Stack {
+    /// Places the matrices of all experts, all of one shape and type, at most `most` a slice.
+    fn new(gpu: &Gpu, experts: &[ColumnsOf], most: usize) -> Self {
+        let one = experts[0];
+        let (dtype, _) = dtype(one.part.dtype);
+        let rows = one.part.rows;
+        let expert_bytes = rows * one.unit_bytes();
+        let blocks = if dtype == 3 {
+            rows.div_ceil(BLOCK) * one.n.div_ceil(BLOCK)
+        } else {
+            0
+        };
+        let slices = experts
+            .chunks(most)
+            .enumerate()
+            .map(|(at, experts)| {
+                let w = gpu.upload_with(experts.len() * expert_bytes, || {
+                    let mut bytes = Vec::with_capacity(experts.len() * expert_bytes);
+                    for expert in experts {
+                        expert.append(0..rows, &mut bytes);
+                    }
+                    bytes
+                });
+                let n_scales = (experts.len() * blocks).max(4);
+                let scales = gpu.upload_with(n_scales * 4, || {
+                    let mut all = Vec::with_capacity(n_scales);
+                    for expert in experts {
+                        expert.append_scales(0..rows.div_ceil(BLOCK), &mut all);
+                    }
+                    all.resize(n_scales, 0.0);
+                    bytemuck::cast_slice(&all).to_vec()
+                });
+                StackSlice {
+                    first_expert: at * most,
+                    n_experts: experts.len(),
+                    w,
+                    scales,
+                }
+            })
+            .collect();
+        Self {
+            dtype,
+            rows,
+            slices,
+        }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.slices
+            .iter()
+            .map(|slice| (slice.w.n_words() + slice.scales.n_words()) * 4)
+            .sum()
+    }
+}
+
+/// The SwiGLU feed-forwards of a layer: all experts, or the one of a dense layer.
+#[derive(Debug)]
+pub(crate) struct Mlps {
+    pub n_experts: usize,
+    /// `[experts, width, hidden_size]`.
+    pub gate: Stack,
+    pub up: Stack,
+    /// `[experts, hidden_size, width]`.
+    pub down: Stack,
+}
+
+/// `gate_proj`, `up_proj` and `down_proj` of one feed-forward.
+pub(crate) struct MlpParts {
+    pub gate: Part,
+    pub up: Part,
+    pub down: Part,
+}
+
+impl MlpParts {
+    pub(crate) fn new(source: &WeightSource, prefix: &str) -> Result<Self> {
+        let matrix = |name: &str| source.matrix(&format!("{prefix}.{name}.weight"));
+        Ok(Self {
+            gate: matrix("gate_proj")?,
+            up: matrix("up_proj")?,
+            down: matrix("down_proj")?,
+        })
+    }
+}
+
+impl Mlps {
+    /// Places feed-forwards of one type. The last of `experts` may be `n_shared` times as wide as
+    /// the others: SwiGLU is a sum over its inner channels, so it is cut into `n_shared` experts of
+    /// the same width.
+    pub(crate) fn new(gpu: &Gpu, experts: &[MlpParts], n_shared: usize) -> Result<Self> {
+        let width = experts[0].gate.rows;
+        let mut gate = Vec::new();
+        let mut up = Vec::new();
+        let mut down = Vec::new();
+        let mut cut = Vec::new();
+        for expert in experts {
+            let parts = expert.gate.rows / width;
+            for part in 0..parts {
+                cut.push((
+                    expert.gate.some_rows(part * width, width)?,
+                    expert.up.some_rows(part * width, width)?,
+                ));
+                if expert.down.dtype == StoredType::F8E4M3 && !(part * width).is_multiple_of(BLOCK)
+                {
+                    return Err(Error::Setting {
+                        name: "moe_intermediate_size".into(),
+                        found: width.to_string(),
+                        expected: "a multiple of 128 for several shared experts in FP8".into(),
+                    });
+                }
+                down.push(expert.down.columns(part * width, width));
+            }
+            debug_assert!(parts == 1 || parts == n_shared);
+            let types = [&expert.gate, &expert.up, &expert.down].map(|part| part.dtype);
+            if types != [experts[0].gate.dtype; 3] {
+                return Err(Error::Setting {
+                    name: "feed-forwards of one layer".into(),
+                    found: format!("matrices of types {types:?}"),
+                    expected: format!("{:?} for all of them", experts[0].gate.dtype),
+                });
+            }
+        }
+        for (g, u) in &cut {
+            gate.push(g.whole());
+            up.push(u.whole());
+        }
+        let largest = [gate[0], up[0], down[0]]
+            .iter()
+            .map(|one| one.part.rows * one.unit_bytes())
+            .max()
+            .expect("three matrices");
+        let most = (gpu.max_binding_bytes() / largest).max(1);
+        Ok(Self {
+            n_experts: gate.len(),
+            gate: Stack::new(gpu, &gate, most),
+            up: Stack::new(gpu, &up, most),
+            down: Stack::new(gpu, &down, most),
+        })
+    }
+
+    pub(crate) fn resident_bytes(&self) -> usize {
+        [&self.gate, &self.up, &self.down]
+            .map(Stack::resident_bytes)
+            .iter()
+            .sum()
+    }
+}
+
+impl Part {
+    /// Rows `first..first + n` as a matrix of their own.
+    fn some_rows(&self, first: usize, n: usize) -> Result<Self> {
+        if first == 0 && n == self.rows {
+            return Ok(self.clone());
+        }
+        let fp8 = self.dtype == StoredType::F8E4M3;
+        if fp8 && !(first.is_multiple_of(BLOCK) && n.is_multiple_of(BLOCK)) {
+            return Err(Error::Setting {
+                name: "moe_intermediate_size".into(),
+                found: n.to_string(),
+                expected: "a multiple of 128 for several shared experts in FP8".into(),
+            });
+        }
+        let (_, bits) = dtype(self.dtype);
+        let row_bytes = self.cols * bits / 8;
+        let across = self.cols.div_ceil(BLOCK);
+        Ok(Self {
+            dtype: self.dtype,
+            rows: n,
+            cols: self.cols,
+            stored: self.stored.as_ref().map(|(tensor, scales)| {
+                (
+                    tensor.part(first * row_bytes..(first + n) * row_bytes, [n, self.cols]),
+                    scales.as_ref().map(|scales| {
+                        scales[first / BLOCK * across..(first + n).div_ceil(BLOCK) * across]
+                            .to_vec()
+                    }),
+                )
+            }),
+        })
+    }
+}

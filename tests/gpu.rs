@@ -1,0 +1,424 @@
+//! Whole models through the WGSL kernels, on every adapter found: against the portable bodies in
+//! `f64`, twice for equal bits, and for what happens when something is wrong.
+
+use std::sync::Arc;
+
+use engine::cpu::{KeyFormat, LatentFormat};
+use engine::device::{DeviceKind, list};
+use engine::generate::{GenerateOptions, Generation, Progress};
+use engine::gpu::{CountCall, count};
+use engine::model::{ForwardOptions, LoadOptions};
+use engine::sampler::{Sampler, SamplerOptions};
+use engine::trace::{Frame, Site, Stage, Value, Watch, WatchedRows};
+use engine::verify::Tolerance;
+use engine::{CacheFormat, Device, Error, Model, Session, SessionOptions};
+use safetensors::tensor::SafeTensors;
+use serde_json::{Value as Json, json};
+
+use crate::fixture;
+use crate::random_model::{self, Store};
+
+const VOCAB: u32 = 61;
+
+/// Every wgpu adapter. `make test` installs a software one, so that no test passes by finding none.
+fn adapters() -> Vec<Device> {
+    let all: Vec<_> = list()
+        .into_iter()
+        .filter(|info| !matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference))
+        .map(|info| Device::open(Some(&info.id)).unwrap())
+        .collect();
+    assert!(
+        !all.is_empty(),
+        "no wgpu adapter found, expected at least software Vulkan"
+    );
+    all
+}
+
+/// Sizes that are multiples of 4, as GPUs need, and of nothing more: ranks across FP8 blocks, `dv`
+/// other than `dn`, odd numbers of heads, experts and tokens.
+fn odd() -> Json {
+    json!({
+        "model_type": "deepseek_v32", "vocab_size": VOCAB, "hidden_size": 36,
+        "intermediate_size": 20, "num_hidden_layers": 3, "num_nextn_predict_layers": 1,
+        "num_attention_heads": 3, "q_lora_rank": 20, "kv_lora_rank": 164, "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8, "v_head_dim": 20, "max_position_embeddings": 4096,
+        "index_n_heads": 5, "index_head_dim": 16, "index_topk": 7,
+        "n_routed_experts": 6, "num_experts_per_tok": 2, "n_shared_experts": 2,
+        "moe_intermediate_size": 12, "n_group": 3, "topk_group": 2, "first_k_dense_replace": 1,
+        "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 16,
+                         "beta_fast": 32, "beta_slow": 1, "mscale": 1, "mscale_all_dim": 1},
+    })
+}
+
+fn with(changes: Json) -> Json {
+    let mut config = odd();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn configs() -> Vec<(&'static str, Json, &'static str)> {
+    vec![
+        ("odd", odd(), "f32"),
+        ("odd in bf16", odd(), "bf16"),
+        (
+            "blocks",
+            with(json!({
+                "hidden_size": 260, "q_lora_rank": 136, "moe_intermediate_size": 132,
+                "n_shared_experts": 1, "intermediate_size": 140,
+            })),
+            "fp8",
+        ),
+        (
+            "no latent queries",
+            with(json!({
+                "model_type": "deepseek_v3", "q_lora_rank": null, "topk_method": "greedy",
+                "n_group": 1, "topk_group": 1, "scoring_func": "softmax", "norm_topk_prob": false,
+                "index_n_heads": null, "index_head_dim": null, "index_topk": null,
+            })),
+            "f32",
+        ),
+    ]
+}
+
+/// Tokens and the knobs they are fed under: both the few-token and the tiled kernels, short, sparse
+/// and dense, with other `index_topk`.
+fn schedule(has_indexer: bool) -> Vec<(usize, ForwardOptions)> {
+    let plain = ForwardOptions::default;
+    let dense = ForwardOptions {
+        dense: true,
+        ..plain()
+    };
+    let topk = |k| ForwardOptions {
+        index_topk: has_indexer.then_some(k),
+        ..plain()
+    };
+    vec![
+        (5, plain()),
+        (11, dense),
+        (1, plain()),
+        (37, plain()),
+        (7, topk(1)),
+        (6, topk(2048)),
+        (1, topk(3)),
+    ]
+}
+
+fn ids(n: usize) -> Vec<u32> {
+    (0..n as u32)
+        .map(|i| (i * i * 7 + i * 3 + 5) % VOCAB)
+        .collect()
+}
+
+fn run(model: &Arc<Model>, cache_format: CacheFormat) -> Vec<Frame> {
+    let options = SessionOptions {
+        cache_format,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::new(model.clone(), options).unwrap();
+    session.watch(Watch::everything(WatchedRows::All));
+    let ids = ids(100);
+    for (n, forward) in schedule(model.config().indexer.is_some()) {
+        session.set_forward(forward).unwrap();
+        let start = session.position();
+        session.advance(&ids[start..start + n]).unwrap();
+    }
+    session.take_frames()
+}
+
+/// Integers equal, floats close.
+fn compare(what: &str, got: &Frame, want: &Frame, tolerance: Tolerance) {
+    let sites = |frame: &Frame| -> Vec<Site> { frame.values.keys().copied().collect() };
+    assert_eq!(sites(got), sites(want), "{what}");
+    // Layer by layer, what comes after all layers last: the first difference is where to look.
+    let mut sites = sites(want);
+    sites.sort_by_key(|site| (site.layer.unwrap_or(usize::MAX), *site));
+    for site in sites {
+        let (want, got) = (&want.values[&site], &got.values[&site]);
+        let place = format!("{what}, {site:?}");
+        assert_eq!(got.shape(), want.shape(), "{place}");
+        match (got, want) {
+            (Value::F32 { data: got, .. }, Value::F32 { data: want, .. }) => {
+                for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    assert!(
+                        tolerance.close(got, want),
+                        "{place}: number {i} is {got}, expected {want}"
+                    );
+                }
+            }
+            _ => assert_eq!(got, want, "{place}"),
+        }
+    }
+}
+
+#[test]
+fn kernels_and_portable_bodies_in_f64_agree_on_every_stage() {
+    let reference = Device::open(Some("portable-f64")).unwrap();
+    for (name, config, stored) in configs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, store) = Store::ALL.iter().find(|(name, _)| *name == stored).unwrap();
+        random_model::write(folder.path(), &config.to_string(), *store);
+        let want = Arc::new(Model::open(folder.path(), &reference).unwrap());
+        let want = run(&want, CacheFormat::default());
+        for device in adapters() {
+            let model = Arc::new(Model::open(folder.path(), &device).unwrap());
+            let got = run(&model, CacheFormat::default());
+            assert_eq!(got.len(), want.len());
+            for (chunk, (got, want)) in got.iter().zip(&want).enumerate() {
+                let what = format!("{name} on {}, chunk {chunk}", device.info.name);
+                compare(&what, got, want, Tolerance::GPU);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_ids_give_the_same_bits_twice_in_every_cache_format() {
+    let folder = tempfile::tempdir().unwrap();
+    random_model::write(folder.path(), &odd().to_string(), Store::Bf16);
+    for device in adapters() {
+        let model = Arc::new(Model::open(folder.path(), &device).unwrap());
+        for latent in [LatentFormat::F32, LatentFormat::Bf16, LatentFormat::Fp8] {
+            for keys in [KeyFormat::F32, KeyFormat::Fp8] {
+                let format = CacheFormat { latent, keys };
+                // Frames hold scores, selections, routes and logits; no NaN hides in them.
+                assert!(run(&model, format) == run(&model, format), "{format:?}");
+            }
+        }
+    }
+}
+
+/// Sets every element of an `f32` tensor of a checkpoint.
+fn fill(folder: &std::path::Path, name: &str, value: f32) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let range = {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        start..start + tensor.data().len()
+    };
+    for element in bytes[range].chunks_exact_mut(4) {
+        element.copy_from_slice(&value.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn where_all_scores_tie_every_device_takes_the_lowest_positions() {
+    let folder = tempfile::tempdir().unwrap();
+    random_model::write(folder.path(), &odd().to_string(), Store::F32);
+    for layer in 0..3 {
+        let name = format!("model.layers.{layer}.self_attn.indexer.weights_proj.weight");
+        fill(folder.path(), &name, 0.0);
+    }
+    let mut devices = adapters();
+    devices.push(Device::cpu());
+    for device in devices {
+        let model = Arc::new(Model::open(folder.path(), &device).unwrap());
+        let mut session = Session::new(model, SessionOptions::default()).unwrap();
+        session.watch(Watch::everything(WatchedRows::All));
+        session.advance(&ids(50)).unwrap();
+        let frames = session.take_frames();
+        let site = Site {
+            layer: Some(2),
+            stage: Stage::SelectedPositions,
+        };
+        let Value::I32 { data, .. } = &frames[0].values[&site] else {
+            panic!("positions are integers");
+        };
+        for (row, chosen) in data.chunks_exact(7).enumerate() {
+            let expected: Vec<i32> = (0..7)
+                .map(|slot| if slot <= row as i32 { slot } else { -1 })
+                .collect();
+            assert_eq!(chosen, expected, "row {row} on {}", device.info.name);
+        }
+    }
+}
+
+#[test]
+fn going_back_and_on_again_gives_the_same_bits() {
+    for device in adapters() {
+        let model = Arc::new(Model::open(&fixture("v32-fp8"), &device).unwrap());
+        let format = CacheFormat {
+            latent: LatentFormat::Fp8,
+            keys: KeyFormat::Fp8,
+        };
+        let options = SessionOptions {
+            cache_format: format,
+            ..SessionOptions::default()
+        };
+        let mut session = Session::new(model, options).unwrap();
+        session.advance(&ids(40)).unwrap();
+        let first = session.advance(&[9]).unwrap();
+        session.advance(&[1, 2, 3]).unwrap();
+        session.rewind(40).unwrap();
+        assert_eq!(session.advance(&[9]).unwrap(), first);
+    }
+}
+
+#[test]
+fn a_cache_that_grows_keeps_what_it_holds() {
+    // Beyond 1,024 tokens the caches are copied; a session that starts there must not see it.
+    let config = with(
+        json!({"num_hidden_layers": 1, "num_nextn_predict_layers": 0,
+        "first_k_dense_replace": 1, "kv_lora_rank": 32, "hidden_size": 16}),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    random_model::write(folder.path(), &config.to_string(), Store::F32);
+    let cpu = Arc::new(Model::open(folder.path(), &Device::cpu()).unwrap());
+    let logits = |model: &Arc<Model>| {
+        let mut session = Session::new(model.clone(), SessionOptions::default()).unwrap();
+        session.advance(&ids(1020)).unwrap();
+        session.advance(&ids(9)).unwrap()
+    };
+    let want = logits(&cpu);
+    for device in adapters() {
+        let model = Arc::new(Model::open(folder.path(), &device).unwrap());
+        for (got, want) in logits(&model).iter().zip(&want) {
+            assert!(Tolerance::GPU.close(*got, *want), "{got}, expected {want}");
+        }
+    }
+}
+
+#[test]
+fn a_device_launches_what_was_counted_and_nothing_else() {
+    // So there is no portable op left in the pass: whatever it computes is in this list.
+    for name in ["v32-f32", "glm-dsa", "v3-mtp", "v2-grouped", "moonlight"] {
+        for device in adapters() {
+            let model = Arc::new(Model::open(&fixture(name), &device).unwrap());
+            let mut session = Session::new(model.clone(), SessionOptions::default()).unwrap();
+            session.advance(&ids(40)).unwrap();
+            assert!(model.start_profile(false));
+            session.advance(&[7]).unwrap();
+            let profile = model.take_profile().unwrap();
+            let call = CountCall {
+                position: 40,
+                tokens: 1,
+                format: CacheFormat::default(),
+                options: ForwardOptions::default(),
+                max_binding_bytes: 128 << 20,
+            };
+            let counted = count(model.config(), &call).unwrap();
+            let mut names: Vec<_> = profile.launches.iter().map(|l| (l.layer, l.op)).collect();
+            let mut expected: Vec<_> = counted.launches.iter().map(|l| (l.layer, l.op)).collect();
+            // In one type the index weights join the other projections.
+            names.dedup();
+            expected.dedup();
+            assert_eq!(names, expected, "{name} on {}", device.info.name);
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_an_error_and_leave_the_timeline_alone() {
+    for (broken, is_expected) in [
+        (
+            "model.layers.0.self_attn.indexer.k_norm.weight",
+            (|error| matches!(error, Error::NanScores { .. })) as fn(&Error) -> bool,
+        ),
+        ("model.layers.1.mlp.gate.weight", |error| {
+            matches!(error, Error::NanGate { .. })
+        }),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        random_model::write(folder.path(), &odd().to_string(), Store::F32);
+        fill(folder.path(), broken, f32::NAN);
+        for device in adapters() {
+            let unchecked = LoadOptions {
+                check_values: false,
+            };
+            let model = Model::load(folder.path(), &device, unchecked, &mut |_| {
+                std::ops::ControlFlow::Continue(())
+            });
+            let model = Arc::new(model.unwrap().unwrap());
+            let mut session = Session::new(model, SessionOptions::default()).unwrap();
+            let error = session.advance(&ids(20)).unwrap_err();
+            assert!(is_expected(&error), "{broken}: {error}");
+            assert_eq!(session.position(), 0);
+            let error = session.advance_silent(&ids(20)).unwrap_err();
+            assert!(is_expected(&error), "{broken}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_device_draws_what_the_host_draws() {
+    for device in adapters() {
+        let model = Arc::new(Model::open(&fixture("v32-bf16"), &device).unwrap());
+        for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (0.8, 0.6), (3.0, 0.95)] {
+            let run = |n_logprobs| {
+                let options = SamplerOptions {
+                    temperature,
+                    top_p,
+                    seed: 5,
+                    // Asking for more than the draw makes the host draw.
+                    n_logprobs,
+                    ..SamplerOptions::default()
+                };
+                let mut session = Session::new(model.clone(), SessionOptions::default()).unwrap();
+                let sampler = Sampler::new(options).unwrap();
+                let mut generation = Generation::new(
+                    &session,
+                    &ids(20),
+                    sampler,
+                    None,
+                    GenerateOptions::default(),
+                )
+                .unwrap();
+                let mut picked = Vec::new();
+                while picked.len() < 12 {
+                    if let Progress::Token(token) = generation.step(&mut session).unwrap() {
+                        picked.push(token.picked);
+                    }
+                }
+                picked
+            };
+            for (device, host) in run(0).iter().zip(&run(1)) {
+                assert_eq!(device.id, host.id);
+                let close = |a: f32, b: f32| (a - b).abs() < 1e-4;
+                assert!(close(device.logprob, host.logprob), "{device:?} {host:?}");
+                assert!(
+                    close(device.draw_logprob, host.draw_logprob),
+                    "{device:?} {host:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_gpu_cannot_do_is_refused_by_name() {
+    for device in adapters() {
+        let folder = tempfile::tempdir().unwrap();
+        random_model::write(
+            folder.path(),
+            &with(json!({"hidden_size": 37})).to_string(),
+            Store::F32,
+        );
+        let error = Model::open(folder.path(), &device).unwrap_err().to_string();
+        assert!(
+            error.contains("hidden_size") && error.contains("37"),
+            "{error}"
+        );
+
+        let model = Arc::new(Model::open(&fixture("v32-f32"), &device).unwrap());
+        let mut session = Session::new(model, SessionOptions::default()).unwrap();
+        for forward in [
+            ForwardOptions {
+                index_topk: Some(2049),
+                ..ForwardOptions::default()
+            },
+            ForwardOptions {
+                mha_prefill: true,
+                ..ForwardOptions::default()
+            },
+        ] {
+            assert!(matches!(
+                session.set_forward(forward),
+                Err(Error::Setting { .. })
+            ));
+        }
+    }
+}
