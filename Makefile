@@ -32,6 +32,7 @@ lint-shaders:
 
 bench: build
 	cargo bench --workspace --locked --bench context --bench memory --bench kernels
+	.ci/with-runtime-dir cargo bench --workspace --locked --bench gpu
 	.ci/with-runtime-dir target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
 
 setup:

@@ -4,6 +4,7 @@
 //! feeds a prompt there, decode feeds given ids one at a time and reads the logits back. Nothing is
 //! sampled, so the figures are the engine's alone.
 
+mod profile;
 mod result;
 
 use std::num::NonZeroUsize;
@@ -61,6 +62,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
+    /// Show what one decoded token launches, moves and computes at each depth, kernel by kernel,
+    /// instead of measuring speed. Needs a wgpu device, or a folder without weights to count for
+    #[arg(long, conflicts_with = "json")]
+    profile: bool,
+
     /// Print a JSON document instead of a Markdown table
     #[arg(long)]
     json: bool,
@@ -108,6 +114,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut depths = arguments.depths.clone();
     depths.sort_unstable();
     depths.dedup();
+    if arguments.profile {
+        let context = config.max_position_embeddings;
+        if let Some(&depth) = depths.iter().find(|&&depth| depth >= context) {
+            bail!(Error::ContextFull {
+                tokens: 1,
+                position: depth,
+                context
+            });
+        }
+        return profile::run(arguments, &depths, &modes);
+    }
     let tests = [
         (Test::Prefill, arguments.prompt),
         (Test::Decode, arguments.generate),

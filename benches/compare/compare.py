@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sparsight's CPU device and llama.cpp on the same checkpoint, in one run, as a Markdown table.
+"""Sparsight and llama.cpp on the same checkpoint, on the CPU or a Vulkan adapter, in one run, as a Markdown table.
 
 Each stage leaves its result in the work folder and is not repeated while that is there. Needs a C++
 compiler, Python 3.11.4 or newer, and `target/release/sparsight`; everything else comes through pip.
@@ -49,8 +49,9 @@ def call(*command, log=None):
         sys.exit(f"{end}\n{command[0]} failed with {done.returncode}; all of it is in {log}")
 
 
-def output(*command):
-    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+def output(*command, env=None):
+    command = [str(word) for word in command]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
 
 
 class Environment:
@@ -121,8 +122,13 @@ def convert(env, work, source, model):
 
 def run_llama(program, gguf, options):
     """Tokens per second of every repeat, by (test, depth)."""
+    backend = {}
+    words = list(options.llama_option)
+    if options.vulkan_backend:
+        backend = {"GGML_BACKEND_PATH": str(options.vulkan_backend.resolve()), "GGML_VK_VISIBLE_DEVICES": "0"}
+        words += ["-ngl", "99"]
     text = output(program, "-m", gguf, "-p", options.prompt, "-n", options.generate, "-d", options.depths,
-                  "-t", options.threads, "-r", options.repeat, "-o", "json", *options.llama_option)
+                  "-t", options.threads, "-r", options.repeat, "-o", "json", *words, env=os.environ | backend)
     return {
         ("prefill" if test["n_prompt"] else "decode", test["n_depth"]): test["samples_ts"]
         for test in json.loads(text)
@@ -131,7 +137,7 @@ def run_llama(program, gguf, options):
 
 def run_sparsight(program, model, options):
     """Tokens per second of every repeat, by (sparse or dense, test, depth); and the program's commit."""
-    text = output(program, "bench", "--model", model, "--device", "cpu", "--threads", options.threads,
+    text = output(program, "bench", "--model", model, "--device", options.device, "--threads", options.threads,
                   "--prompt", options.prompt, "--generate", options.generate, "--depths", options.depths,
                   "--repeat", options.repeat, "--json")
     document = json.loads(text)
@@ -148,7 +154,10 @@ def pooled(rounds, key):
 
 
 def cell(speed):
-    return "–" if speed is None else f"{speed[0]:,.0f} ± {speed[1]:,.0f}"
+    if speed is None:
+        return "–"
+    digits = 0 if speed[0] >= 100 else 1
+    return f"{speed[0]:,.{digits}f} ± {speed[1]:,.{digits}f}"
 
 
 def ratio(ours, theirs):
@@ -206,10 +215,15 @@ def main():
     parser.add_argument("--depths", default="0,2048,3072", metavar="N,N", help="tokens already in the context")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="in each round")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="the engines take turns this often")
+    parser.add_argument("--device", default="cpu", metavar="ID", help="Sparsight's device [default: %(default)s]")
+    parser.add_argument("--vulkan-backend", type=Path, metavar="FILE",
+                        help="llama.cpp's Vulkan backend of the same version, a libggml-vulkan.so: llama.cpp runs there")
     parser.add_argument("--llama-option", action="append", default=[], metavar="WORD",
                         help="a further word for llama-bench, any number of times (--llama-option=-ctk)")
     options = parser.parse_args()
 
+    if options.vulkan_backend and not options.vulkan_backend.exists():
+        parser.error(f"{options.vulkan_backend} does not exist")
     if options.only == "both" and not options.sparsight.exists():
         parser.error(f"{options.sparsight} does not exist: run `make build` first")
     work = options.work.resolve()
@@ -240,7 +254,8 @@ def main():
         f"the engines taking turns; threads: {options.threads}, f32 weights, 13.2 M parameters, top-64 of the context.\n"
         f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} cores, load before {load_before:.1f}"
         f"{' (**not idle**)' if busy else ''}.\n"
-        f"Sparsight {commit}; llama.cpp of {SOURCE}, native build"
+        f"Sparsight {commit} on {options.device}; llama.cpp of {SOURCE}, "
+        f"{'its Vulkan backend on the first adapter' if options.vulkan_backend else 'native build'}"
         f"{', ' + ' '.join(options.llama_option) if options.llama_option else ', its f16 cache'}."
     )
 

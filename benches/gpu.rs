@@ -1,0 +1,109 @@
+//! Our WGSL kernels against Burn's own tensor kernels (the portable bodies) on one wgpu adapter.
+//!
+//! `cargo bench --bench gpu` writes two random models and times decoded tokens of each both ways: one
+//! layer whose index scores, top-k and attention at a context of 4,096 outweigh the rest, and a small
+//! whole model. On software Vulkan this is no measure of a GPU, only of one text against another.
+
+#[allow(dead_code, reason = "other benches store weights in other types")]
+mod random_model;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::device::{DeviceKind, list};
+use engine::{Device, Model, Session, SessionOptions};
+
+use random_model::{Store, write};
+
+/// One layer, V3.2's own indexer and a quarter of its heads; everything else is small.
+const SELECTION: Case = Case {
+    name: "index scores + top-k + attention, 4,096 tokens of context",
+    config: r#"{
+        "model_type": "deepseek_v32", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 32, "q_lora_rank": 64, "kv_lora_rank": 512,
+        "qk_nope_head_dim": 16, "qk_rope_head_dim": 64, "v_head_dim": 16,
+        "index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048,
+        "first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "n_shared_experts": 1, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1,
+        "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": true,
+        "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "max_position_embeddings": 163840, "num_nextn_predict_layers": 0
+    }"#,
+    context: 4096,
+    bar: 3.0,
+};
+
+const WHOLE: Case = Case {
+    name: "whole small model, 512 tokens of context",
+    config: r#"{
+        "model_type": "deepseek_v32", "vocab_size": 1024, "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,
+        "q_lora_rank": 128, "kv_lora_rank": 128,
+        "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32,
+        "index_n_heads": 4, "index_head_dim": 32, "index_topk": 256,
+        "n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 4,
+        "moe_intermediate_size": 128, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+        "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": true,
+        "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "max_position_embeddings": 163840, "num_nextn_predict_layers": 0
+    }"#,
+    context: 512,
+    bar: 1.5,
+};
+
+struct Case {
+    name: &'static str,
+    config: &'static str,
+    context: usize,
+    /// How many times as fast our kernels must be.
+    bar: f64,
+}
+
+/// Tokens timed; the median counts.
+const TOKENS: usize = 15;
+
+fn main() {
+    let mut short = false;
+    for info in list() {
+        if matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference) {
+            continue;
+        }
+        println!("{} ({}, {})\n", info.name, info.id, info.driver);
+        println!("| case | Burn's kernels ms/token | ours ms/token | ratio | bar |");
+        println!("|---|---|---|---|---|");
+        for case in [&SELECTION, &WHOLE] {
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            write(folder.path(), case.config, Store::Bf16);
+            let open = |device: engine::Result<Device>| {
+                let device = device.expect("the adapter was just listed");
+                Model::open(folder.path(), &device).expect("the model was just written")
+            };
+            let ours = decode(case, open(Device::open(Some(&info.id))));
+            let portable = decode(case, open(Device::open_portable(&info.id)));
+            let ratio = portable / ours;
+            short |= ratio < case.bar;
+            println!(
+                "| {} | {portable:.1} | {ours:.1} | {ratio:.2} | {} |",
+                case.name, case.bar
+            );
+        }
+    }
+    assert!(!short, "a case is below its bar");
+}
+
+/// Median milliseconds of a token after the case's context.
+fn decode(case: &Case, model: Model) -> f64 {
+    let mut session =
+        Session::new(Arc::new(model), SessionOptions::default()).expect("default options");
+    let prompt: Vec<u32> = (0..case.context).map(|at| (at * 31 % 128) as u32).collect();
+    session.advance(&prompt).expect("the context holds it");
+    let mut times: Vec<Duration> = (0..TOKENS)
+        .map(|i| {
+            let start = Instant::now();
+            session.advance(&[i as u32]).expect("the context holds it");
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[TOKENS / 2].as_secs_f64() * 1e3
+}
