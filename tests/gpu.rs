@@ -179,7 +179,11 @@ fn the_same_ids_give_the_same_bits_twice_in_every_cache_format() {
     random_model::write(folder.path(), &odd().to_string(), Store::Bf16);
     for device in adapters() {
         let model = Arc::new(Model::open(folder.path(), &device).unwrap());
-        for latent in [LatentFormat::F32, LatentFormat::Bf16, LatentFormat::Fp8] {
+        for latent in [
+            LatentFormat::Bf16,
+            LatentFormat::Fp8,
+            LatentFormat::FlashMla,
+        ] {
             for keys in [KeyFormat::F32, KeyFormat::Fp8] {
                 let format = CacheFormat { latent, keys };
                 // Frames hold scores, selections, routes and logits; no NaN hides in them.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 use engine::config::{Part, TensorSpec};
+use engine::gpu::max_pass_tokens;
+use engine::ops::WORKSPACE_BYTES;
 use engine::{Checkpoint, Config, Error};
 use serde_json::{Value, json};
 
@@ -244,7 +246,9 @@ impl Facts {
                 "part": part.name(),
                 "parameters": size.parameters,
                 "active": size.active,
-                "stored_bytes": self.weights.is_some().then_some(size.stored_bytes),
+                "gpu_workspace_bytes": WORKSPACE_BYTES,
+            "gpu_pass_tokens": max_pass_tokens(&self.config),
+            "stored_bytes": self.weights.is_some().then_some(size.stored_bytes),
                 "f32_bytes": size.parameters * 4,
             })).collect::<Vec<_>>(),
             "stored_bytes": self.weights.as_ref().map(Checkpoint::n_bytes),
@@ -285,6 +289,11 @@ impl Facts {
         text.push_str(&format!("\n{tokenizer}\n\n"));
         text.push_str(&self.parts_text());
         text.push_str(&self.context_text());
+        text.push_str(&format!(
+            "\nOn a GPU a pass takes at most {} tokens, so that each of its workspaces stays within {}.\n",
+            max_pass_tokens(&self.config),
+            terminal::bytes(WORKSPACE_BYTES as u64)
+        ));
         if with_tensors {
             text.push_str(&self.tensors_text());
         }
@@ -298,13 +307,7 @@ impl Facts {
             terminal::count(parameters.total),
             terminal::count(parameters.active)
         );
-        let head = [
-            "part",
-            "parameters",
-            "active",
-            "as stored (CPU)",
-            "as f32 (GPU)",
-        ];
+        let head = ["part", "parameters", "active", "as stored", "as f32"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         let stored = |bytes: u64| match &self.weights {
             Some(_) => terminal::bytes(bytes),

@@ -17,6 +17,7 @@ pub const LATENT_FORMATS: &[(&str, LatentFormat)] = &[
     ("f32", LatentFormat::F32),
     ("bf16", LatentFormat::Bf16),
     ("fp8", LatentFormat::Fp8),
+    ("flashmla", LatentFormat::FlashMla),
 ];
 
 /// Every format of the indexer's key cache under its name, exact first.

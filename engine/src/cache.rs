@@ -138,20 +138,22 @@ pub(crate) enum KeyStore {
 impl LatentStore {
     fn new(config: &Config, device: &Device, format: LatentFormat) -> Result<Self> {
         let (rank, dr) = (config.kv_lora_rank, config.qk_rope_head_dim);
-        match &device.place {
-            Place::Host => Ok(Self::Host(LatentCache::new(rank, dr, format))),
-            Place::Gpu { gpu, .. } => {
+        let refused = |found: &str, expected: &str| {
+            Err(Error::Setting {
+                name: "latent cache format".into(),
+                found: found.into(),
+                expected: format!("{expected} on device {:?}", device.info.id),
+            })
+        };
+        match (&device.place, format) {
+            (Place::Gpu { gpu }, _) => {
                 Ok(Self::Gpu(LatentBuffer::new(gpu.clone(), rank, dr, format)))
             }
-            Place::Burn { .. } if format == LatentFormat::Bf16 => Err(Error::Setting {
-                name: "latent cache format".into(),
-                found: "bf16".into(),
-                expected: format!(
-                    "f32 or fp8 on device {:?}: the portable bodies have no bf16",
-                    device.info.id
-                ),
-            }),
-            place => Ok(Self::Pages {
+            (Place::Host, LatentFormat::FlashMla) => refused("flashmla", "f32, bf16 or fp8"),
+            (Place::Host, _) => Ok(Self::Host(LatentCache::new(rank, dr, format))),
+            (Place::Burn { .. }, LatentFormat::FlashMla) => refused("flashmla", "f32 or fp8"),
+            (Place::Burn { .. }, LatentFormat::Bf16) => refused("bf16", "f32 or fp8"),
+            (place, _) => Ok(Self::Pages {
                 latent: Pages::new(place.clone(), rank),
                 k_pe: Pages::new(place.clone(), dr),
                 format,
@@ -172,7 +174,7 @@ impl LatentStore {
                 let rows = new_latent.tensor();
                 latent.push(match format {
                     LatentFormat::Fp8 => quantise::portable(rows, quantise::BLOCK),
-                    LatentFormat::F32 | LatentFormat::Bf16 => rows,
+                    LatentFormat::F32 | LatentFormat::Bf16 | LatentFormat::FlashMla => rows,
                 });
                 k_pe.push(new_k_pe.tensor());
             }

@@ -275,8 +275,9 @@ impl Config {
             .is_some_and(|indexer| owns(indexer).unwrap_or(true))
     }
 
-    /// Bytes that one token takes in the caches of the main layers on the CPU. FP8 latents and keys
-    /// have one `f32` factor for 128 values; the rotary part of FP8 latents stays `f32`.
+    /// Bytes that one token takes in the caches of the main layers . FP8 latents and keys have one
+    /// `f32` factor for 128 values; the rotary part of FP8 latents stays `f32`, or bf16 in FlashMLA's
+    /// form.
     pub fn cache_bytes_per_token(&self, latent: LatentFormat, keys: KeyFormat) -> usize {
         let fp8 = |width: usize| width + 4 * width.div_ceil(128);
         let (rank, dr) = (self.kv_lora_rank, self.qk_rope_head_dim);
@@ -284,6 +285,7 @@ impl Config {
             LatentFormat::F32 => 4 * (rank + dr),
             LatentFormat::Bf16 => 2 * (rank + dr),
             LatentFormat::Fp8 => fp8(rank) + 4 * dr,
+            LatentFormat::FlashMla => fp8(rank) + 2 * dr,
         };
         let key_bytes = self.indexer.as_ref().map_or(0, |indexer| match keys {
             KeyFormat::F32 => 4 * indexer.index_head_dim,

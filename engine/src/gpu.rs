@@ -20,7 +20,8 @@ mod weights;
 
 pub(crate) use caches::{KeyBuffer, LatentBuffer};
 pub use count::{CountCall, count, counted_bits, least_layer_bytes};
-pub(crate) use forward::{GpuModel, GpuPass, MAX_TOP_K, max_pass_tokens};
+pub use forward::max_pass_tokens;
+pub(crate) use forward::{GpuModel, GpuPass, MAX_TOP_K};
 pub(crate) use launch::Gpu;
 pub use profile::{Launched, OpSum, Profile};
 pub(crate) use rows::GpuRows;

@@ -432,6 +432,10 @@ fn a_token_takes_the_cache_that_the_formats_say() {
         61 * (784 + 132)
     );
     assert_eq!(
+        v32.cache_bytes_per_token(LatentFormat::FlashMla, KeyFormat::Fp8),
+        61 * (656 + 132)
+    );
+    assert_eq!(
         v32.cache_bytes_per_token(LatentFormat::F32, KeyFormat::F32),
         61 * (2304 + 512)
     );

@@ -12,6 +12,8 @@ pub enum LatentFormat {
     Bf16,
     /// e4m3 with a power-of-two scale per 128 channels; the roped key stays `f32`.
     Fp8,
+    /// The same with the roped key in bf16, 656 bytes a token of V3.2: FlashMLA's form. On GPUs only.
+    FlashMla,
 }
 
 /// Tokens of a page. Caches grow by pages, so nothing that is there is copied.
@@ -49,6 +51,7 @@ impl LatentCache {
             LatentFormat::F32 => Pages::F32(Vec::new()),
             LatentFormat::Bf16 => Pages::Bf16(Vec::new()),
             LatentFormat::Fp8 => Pages::Fp8(Vec::new()),
+            LatentFormat::FlashMla => unreachable!("refused when caches are made"),
         };
         Self {
             rank,
@@ -254,6 +257,7 @@ mod tests {
                 let want: Vec<f32> = match format {
                     LatentFormat::F32 => latent.iter().chain(k_pe).copied().collect(),
                     LatentFormat::Bf16 => latent.iter().chain(k_pe).map(bf16).collect(),
+                    LatentFormat::FlashMla => unreachable!("not in the list above"),
                     LatentFormat::Fp8 => {
                         let mut latent = latent.to_vec();
                         fp8::round_fp8(&mut latent[..128], 128);

@@ -106,6 +106,7 @@ impl Case {
                 }
             }
             LatentFormat::Fp8 => round_fp8(&mut latents, rank),
+            LatentFormat::FlashMla => unreachable!("no case has it: it is for GPUs"),
         }
         let selection = k.map(|k| {
             let rows = (position..context).flat_map(|last| {

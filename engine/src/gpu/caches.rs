@@ -103,17 +103,18 @@ impl Growing {
 /// The kernels' LATENT knob.
 pub(super) fn latent_format(format: LatentFormat) -> u32 {
     match format {
-        LatentFormat::F32 => 0,
-        LatentFormat::Bf16 => 1,
-        LatentFormat::Fp8 => 2,
+        LatentFormat::F32 => latent_cache::F32,
+        LatentFormat::Bf16 => latent_cache::BF16,
+        LatentFormat::Fp8 => latent_cache::FP8,
+        LatentFormat::FlashMla => latent_cache::FLASH_MLA,
     }
 }
 
 /// The kernels' KEYS knob.
 pub(super) fn key_format(format: KeyFormat) -> u32 {
     match format {
-        KeyFormat::F32 => 0,
-        KeyFormat::Fp8 => 2,
+        KeyFormat::F32 => key_cache::F32,
+        KeyFormat::Fp8 => key_cache::FP8,
     }
 }
 

@@ -949,7 +949,7 @@ fn check_sizes(config: &Config) -> Result<()> {
 }
 
 /// Most tokens of one pass, so that no workspace of it is above [`WORKSPACE_BYTES`].
-pub(crate) fn max_pass_tokens(config: &Config) -> usize {
+pub fn max_pass_tokens(config: &Config) -> usize {
     let queries = config.num_attention_heads * (config.kv_lora_rank + config.qk_rope_head_dim);
     let slots = config
         .moe
