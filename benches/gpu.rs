@@ -10,7 +10,7 @@ mod random_model;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::device::{DeviceKind, list};
+use engine::device::{DeviceKind, PortableOps, list};
 use engine::{Device, Model, Session, SessionOptions};
 
 use random_model::{Store, write};
@@ -79,7 +79,10 @@ fn main() {
                 Model::open(folder.path(), &device).expect("the model was just written")
             };
             let ours = decode(case, open(Device::open(Some(&info.id))));
-            let portable = decode(case, open(Device::open_portable(&info.id)));
+            let portable = decode(
+                case,
+                open(Device::open_portable(&info.id, PortableOps::All)),
+            );
             let ratio = portable / ours;
             short |= ratio < case.bar;
             println!(

@@ -655,3 +655,42 @@ fn a_chat_obeys_its_commands() {
         assert!(said.contains(word), "{script}: {said}");
     }
 }
+
+#[test]
+fn a_profile_is_counted_without_weights_and_timed_on_an_adapter() {
+    let counted = stdout(&sparsight(&[
+        "bench",
+        "--profile",
+        "--model",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../models/deepseek-v3.2"),
+        "--depths",
+        "131071",
+        "--modes",
+        "sparse",
+        "--latent-cache",
+        "flashmla",
+        "--key-cache",
+        "fp8",
+    ]));
+    for part in ["counted, not run", "| index_scores | 61 |", "ratio 1.0"] {
+        assert!(counted.contains(part), "{counted}");
+    }
+    let model = fixture("v32-f32");
+    let profile = ["bench", "--profile", "--model", &model, "--depths", "20"];
+    let timed = stdout(&sparsight(
+        &[&profile[..], &["--device", "vulkan:0"]].concat(),
+    ));
+    let line = timed
+        .lines()
+        .find(|line| line.starts_with("| attend |"))
+        .unwrap();
+    assert!(line.contains(" ms |"), "{timed}");
+
+    let refused = sparsight(&[&profile[..], &["--device", "cpu"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        told.contains("found device cpu, expected a wgpu device"),
+        "{told}"
+    );
+}

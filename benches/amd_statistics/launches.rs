@@ -104,7 +104,7 @@ fn rows(tuning: &Tuning) -> Vec<Dispatch> {
         copy_words::dispatch(&copy, tuning),
         top_k::dispatch(&top_k, tuning),
     ];
-    all.extend([0, 1, 2].map(|dtype| embed::dispatch(&embed(dtype), tuning)));
+    all.extend([0, 1, 2, 3].map(|dtype| embed::dispatch(&embed(dtype), tuning)));
     all.extend([0.0, 1.0].map(|temperature| sample::dispatch(&sample(temperature), tuning)));
     all.extend([false, true].map(|add| add_norm::dispatch(&add_norm(add), tuning)));
     all.extend([(0, 2), (1, 0), (1, 1)].map(|how| route::dispatch(&route(how), tuning)));
