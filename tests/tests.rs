@@ -13,6 +13,7 @@ mod golden;
 mod gpu;
 mod hostile_checkpoint;
 mod kernels;
+mod portable_ops;
 mod runner;
 mod shaders;
 mod timeline;

@@ -182,7 +182,7 @@ impl Device {
                 .min_by_key(|(info, _)| info.kind);
             return best.map_or_else(
                 || Ok(Self::cpu()),
-                |(info, adapter)| open_adapter(instance, info, adapter, portable_asked()?),
+                |(info, adapter)| open_adapter(instance, info, adapter, PortableOps::asked()?),
             );
         };
         let wanted = name.trim().to_lowercase();
@@ -212,19 +212,19 @@ impl Device {
                 problem: "found a build without CUDA, expected one with the feature `cuda`".into(),
             });
         }
-        Self::open_named(name, &wanted, portable_asked()?)
+        Self::open_named(name, &wanted, PortableOps::asked()?)
     }
 
-    /// Opens a wgpu adapter, as [`Device::open`] does, to run the portable bodies on Burn's own
-    /// kernels instead of ours: for comparing the two.
+    /// Opens a wgpu adapter, as [`Device::open`] does, with portable code in place of some kernels,
+    /// whatever the environment says.
     ///
     /// # Errors
     /// As [`Device::open`].
-    pub fn open_portable(name: &str) -> Result<Self> {
-        Self::open_named(name, &name.trim().to_lowercase(), true)
+    pub fn open_portable(name: &str, portable_ops: PortableOps) -> Result<Self> {
+        Self::open_named(name, &name.trim().to_lowercase(), portable_ops)
     }
 
-    fn open_named(name: &str, wanted: &str, portable: bool) -> Result<Self> {
+    fn open_named(name: &str, wanted: &str, portable_ops: PortableOps) -> Result<Self> {
         let instance = instance();
         let all = adapters(&instance);
         let exact = all.iter().position(|(info, _)| info.id == wanted);
@@ -261,7 +261,7 @@ impl Device {
             .into_iter()
             .nth(index)
             .expect("the index was found in this list");
-        open_adapter(instance, info, adapter, portable)
+        open_adapter(instance, info, adapter, portable_ops)
     }
 
     /// Whether this is the CPU with our own bodies.
@@ -274,7 +274,7 @@ fn open_adapter(
     instance: wgpu::Instance,
     info: DeviceInfo,
     adapter: wgpu::Adapter,
-    portable: bool,
+    portable_ops: PortableOps,
 ) -> Result<Device> {
     let limits = adapter.limits();
     let max_binding_bytes = limits
@@ -341,35 +341,63 @@ fn open_adapter(
         .setup(setup)
         .init()
         .map_err(|error| failed(format!("could not be set up: {error}")))?;
-    let place = if portable {
-        Place::Burn {
+    let place = match portable_ops {
+        PortableOps::All => Place::Burn {
             device,
             dtype: DType::F32,
-        }
-    } else {
-        Place::Gpu {
-            gpu: Gpu::new(&device, tuning, max_binding_bytes)?,
-        }
+        },
+        PortableOps::These(ops) => Place::Gpu {
+            gpu: Gpu::new(&device, tuning, max_binding_bytes, ops)?,
+        },
     };
     Ok(Device { info, place })
 }
 
-/// Names what runs as portable Burn code on wgpu devices instead of as our own kernels: `all` or
-/// nothing, to tell a wrong kernel from a wrong driver.
+/// What runs as portable code on wgpu devices instead of as our own kernels, to tell a wrong kernel
+/// from a wrong driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortableOps {
+    /// Everything, as Burn tensor code on the device.
+    All,
+    /// These kernels, each as host code between two transfers.
+    These(Vec<&'static str>),
+}
+
+/// Lists [`PortableOps`] for every device that is opened without saying: names of kernels, or `all`.
 const PORTABLE_VARIABLE: &str = "SPARSIGHT_PORTABLE_OPS";
 
-fn portable_asked() -> Result<bool> {
-    match std::env::var(PORTABLE_VARIABLE) {
-        Err(_) => Ok(false),
-        Ok(text) => match text.trim() {
-            "" => Ok(false),
-            "all" => Ok(true),
-            other => Err(Error::Setting {
-                name: PORTABLE_VARIABLE.into(),
-                found: other.into(),
-                expected: "all, or nothing".into(),
-            }),
-        },
+impl PortableOps {
+    /// Reads `all`, or names of kernels with commas between.
+    ///
+    /// # Errors
+    /// A name that no kernel has.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.trim() == "all" {
+            return Ok(Self::All);
+        }
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let kernels = names.map(|name| {
+            let row = shaders::KERNELS.iter().find(|kernel| kernel.name == name);
+            row.map(|kernel| kernel.name).ok_or_else(|| {
+                let known: Vec<_> = shaders::KERNELS.iter().map(|kernel| kernel.name).collect();
+                Error::Setting {
+                    name: PORTABLE_VARIABLE.into(),
+                    found: name.into(),
+                    expected: format!("all, or some of {}", known.join(", ")),
+                }
+            })
+        });
+        Ok(Self::These(kernels.collect::<Result<_>>()?))
+    }
+
+    fn asked() -> Result<Self> {
+        match std::env::var(PORTABLE_VARIABLE) {
+            Err(_) => Ok(Self::These(Vec::new())),
+            Ok(text) => Self::parse(&text),
+        }
     }
 }
 

@@ -91,10 +91,19 @@ pub fn least_layer_bytes(
     layer: usize,
     bits_of: &dyn Fn(&str) -> usize,
 ) -> u64 {
+    let context = call.position + 1;
+    let topk = config.indexer.as_ref().map(|sizes| sizes.index_topk);
+    let k = match (call.options.dense, call.options.index_topk.or(topk)) {
+        (false, Some(k)) => k.min(context),
+        _ => context,
+    };
     let prefix = format!("model.layers.{layer}.");
     let mut weights = 0;
     for spec in config.tensors(false) {
-        if !spec.name.starts_with(&prefix) {
+        // Nobody asks the indexer where everything is read; its key is cached all the same.
+        let asks = ["indexer.wq_b", "indexer.weights_proj"];
+        let is_idle = k == context && asks.iter().any(|name| spec.name.contains(name));
+        if !spec.name.starts_with(&prefix) || is_idle {
             continue;
         }
         let bytes = spec.shape.iter().product::<usize>() as u64
@@ -112,12 +121,6 @@ pub fn least_layer_bytes(
             _ => bytes,
         };
     }
-    let context = call.position + 1;
-    let topk = config.indexer.as_ref().map(|sizes| sizes.index_topk);
-    let k = match (call.options.dense, call.options.index_topk.or(topk)) {
-        (false, Some(k)) => k.min(context),
-        _ => context,
-    };
     let format = super::caches::latent_format(call.format.latent);
     let latent = latent_cache::token_words(format, config.kv_lora_rank, config.qk_rope_head_dim);
     let mut cached = k * latent * 4;

@@ -13,8 +13,10 @@ use burn::cubecl::ir::{ElemType, UIntKind};
 use burn::cubecl::prelude::*;
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource};
+use burn::tensor::Bytes;
 use shaders::{Dispatch, Tuning};
 
+use super::portable;
 use super::profile::{Launched, Profile};
 use crate::{Error, Result};
 
@@ -32,6 +34,8 @@ struct Inner {
     client: Option<Client>,
     tuning: Tuning,
     max_binding_bytes: usize,
+    /// Kernels that run as host code instead, to find out which one is at fault.
+    portable_ops: Vec<&'static str>,
     /// Bound where a kernel has a binding that this call does not use. Several, since one buffer
     /// must not be bound twice in a launch.
     unused: Vec<Buffer>,
@@ -120,6 +124,7 @@ impl Gpu {
         device: &burn::tensor::Device,
         tuning: Tuning,
         max_binding_bytes: usize,
+        portable_ops: Vec<&'static str>,
     ) -> Result<Self> {
         let failed = |problem: String| Error::Device {
             name: "just opened".into(),
@@ -135,15 +140,25 @@ impl Gpu {
                 client.name()
             )));
         }
-        Ok(Self::with(Some(client), tuning, max_binding_bytes))
+        Ok(Self::with(
+            Some(client),
+            tuning,
+            max_binding_bytes,
+            portable_ops,
+        ))
     }
 
     /// A counter of launches, for a device with this tuning and binding size.
     pub(crate) fn counting(tuning: Tuning, max_binding_bytes: usize) -> Self {
-        Self::with(None, tuning, max_binding_bytes)
+        Self::with(None, tuning, max_binding_bytes, Vec::new())
     }
 
-    fn with(client: Option<Client>, tuning: Tuning, max_binding_bytes: usize) -> Self {
+    fn with(
+        client: Option<Client>,
+        tuning: Tuning,
+        max_binding_bytes: usize,
+        portable_ops: Vec<&'static str>,
+    ) -> Self {
         let unused = (0..3)
             .map(|_| Buffer {
                 handle: client
@@ -156,6 +171,7 @@ impl Gpu {
             client,
             tuning,
             max_binding_bytes,
+            portable_ops,
             unused,
             state: Mutex::default(),
         }))
@@ -291,6 +307,13 @@ impl Gpu {
             }
             return Ok(());
         };
+        if self.0.portable_ops.contains(&kernel.name) {
+            if let Some(profile) = &mut state.profile {
+                profile.launches.push(launched);
+            }
+            drop(state);
+            return self.run_portable(client, &dispatch, buffers);
+        }
         state.pending_flops += dispatch.cost.flops;
         state.pending_bytes += dispatch.cost.read_bytes + dispatch.cost.write_bytes;
         let submit =
@@ -349,6 +372,25 @@ impl Gpu {
                 duration,
                 ..launched
             });
+        }
+        Ok(())
+    }
+
+    /// Runs the kernel's portable body on the host: contents are read back, and sent again.
+    fn run_portable(
+        &self,
+        client: &Client,
+        dispatch: &Dispatch,
+        buffers: &[&Buffer],
+    ) -> Result<()> {
+        let mut contents = buffers
+            .iter()
+            .map(|buffer| self.read(buffer))
+            .collect::<Result<Vec<_>>>()?;
+        portable::run(dispatch, &mut contents);
+        for (buffer, words) in buffers.iter().zip(contents) {
+            let bytes = bytemuck::cast_slice::<u32, u8>(&words).to_vec();
+            client.write(buffer.handle(), Bytes::from_bytes_vec(bytes));
         }
         Ok(())
     }

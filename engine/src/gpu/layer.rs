@@ -1,7 +1,8 @@
 //! The weights of one layer on the device.
 
+use super::experts::{MlpParts, Mlps};
 use super::launch::{Buffer, Gpu};
-use super::weights::{MlpParts, Mlps, Packed, Part, WeightSource};
+use super::weights::{Packed, Part, WeightSource};
 use crate::config::Config;
 use crate::{Error, Result};
 

@@ -3,7 +3,9 @@
 use shaders::{attend, attend_weights};
 
 use super::KeyBuffer;
-use super::forward::{GpuPass, IndexQuery, Routes};
+use super::attention::IndexQuery;
+use super::feed_forward::Routes;
+use super::forward::GpuPass;
 use super::launch::{Buffer, Gpu};
 use super::rows::GpuRows;
 use crate::Result;

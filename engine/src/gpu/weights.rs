@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::{Error, Result};
 
 /// Rows and columns that share an FP8 scale.
-const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 128;
 
 /// Where weights come from.
 pub(crate) enum WeightSource<'a> {
@@ -68,8 +68,8 @@ impl Shapes {
 /// A matrix of the source.
 #[derive(Clone)]
 pub(crate) struct Part {
-    dtype: StoredType,
-    rows: usize,
+    pub(super) dtype: StoredType,
+    pub(super) rows: usize,
     cols: usize,
     stored: Option<(StoredTensor, Option<Vec<f32>>)>,
 }
@@ -142,7 +142,7 @@ fn missing(name: &str) -> Error {
 }
 
 /// The kernels' DTYPE knob and bits a number.
-fn dtype(stored: StoredType) -> (u32, usize) {
+pub(super) fn dtype(stored: StoredType) -> (u32, usize) {
     match stored {
         StoredType::F32 => (0, 32),
         StoredType::BF16 => (1, 16),
@@ -186,9 +186,9 @@ impl Part {
 /// Some columns of a matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct ColumnsOf<'a> {
-    part: &'a Part,
+    pub(super) part: &'a Part,
     first: usize,
-    n: usize,
+    pub(super) n: usize,
 }
 
 impl ColumnsOf<'_> {
@@ -196,12 +196,12 @@ impl ColumnsOf<'_> {
         dtype(self.part.dtype).1
     }
 
-    fn unit_bytes(&self) -> usize {
+    pub(super) fn unit_bytes(&self) -> usize {
         (self.n * self.bits()).div_ceil(128) * 16
     }
 
     /// Appends rows `rows`, zeros where the matrix has none.
-    fn append(&self, rows: std::ops::Range<usize>, into: &mut Vec<u8>) {
+    pub(super) fn append(&self, rows: std::ops::Range<usize>, into: &mut Vec<u8>) {
         for row in rows {
             let start = into.len();
             if row < self.part.rows {
@@ -216,7 +216,7 @@ impl ColumnsOf<'_> {
     }
 
     /// Appends the scales of row blocks `blocks`.
-    fn append_scales(&self, blocks: std::ops::Range<usize>, into: &mut Vec<f32>) {
+    pub(super) fn append_scales(&self, blocks: std::ops::Range<usize>, into: &mut Vec<f32>) {
         let Some((_, Some(scales))) = &self.part.stored else {
             return;
         };
@@ -344,173 +344,9 @@ fn rows_of_blocks(rows: usize) -> usize {
     rows.next_multiple_of(BLOCK)
 }
 
-/// Some experts of a [`Stack`] in one buffer.
-#[derive(Debug)]
-pub(crate) struct StackSlice {
-    pub first_expert: usize,
-    pub n_experts: usize,
-    pub w: Buffer,
-    pub scales: Buffer,
-}
-
-/// The same matrix of every expert, one after the other.
-#[derive(Debug)]
-pub(crate) struct Stack {
-    pub dtype: u32,
-    pub rows: usize,
-    pub slices: Vec<StackSlice>,
-}
-
-impl Stack {
-    /// Places the matrices of all experts, all of one shape and type, at most `most` a slice.
-    fn new(gpu: &Gpu, experts: &[ColumnsOf], most: usize) -> Self {
-        let one = experts[0];
-        let (dtype, _) = dtype(one.part.dtype);
-        let rows = one.part.rows;
-        let expert_bytes = rows * one.unit_bytes();
-        let blocks = if dtype == 3 {
-            rows.div_ceil(BLOCK) * one.n.div_ceil(BLOCK)
-        } else {
-            0
-        };
-        let slices = experts
-            .chunks(most)
-            .enumerate()
-            .map(|(at, experts)| {
-                let w = gpu.upload_with(experts.len() * expert_bytes, || {
-                    let mut bytes = Vec::with_capacity(experts.len() * expert_bytes);
-                    for expert in experts {
-                        expert.append(0..rows, &mut bytes);
-                    }
-                    bytes
-                });
-                let n_scales = (experts.len() * blocks).max(4);
-                let scales = gpu.upload_with(n_scales * 4, || {
-                    let mut all = Vec::with_capacity(n_scales);
-                    for expert in experts {
-                        expert.append_scales(0..rows.div_ceil(BLOCK), &mut all);
-                    }
-                    all.resize(n_scales, 0.0);
-                    bytemuck::cast_slice(&all).to_vec()
-                });
-                StackSlice {
-                    first_expert: at * most,
-                    n_experts: experts.len(),
-                    w,
-                    scales,
-                }
-            })
-            .collect();
-        Self {
-            dtype,
-            rows,
-            slices,
-        }
-    }
-
-    fn resident_bytes(&self) -> usize {
-        self.slices
-            .iter()
-            .map(|slice| (slice.w.n_words() + slice.scales.n_words()) * 4)
-            .sum()
-    }
-}
-
-/// The SwiGLU feed-forwards of a layer: all experts, or the one of a dense layer.
-#[derive(Debug)]
-pub(crate) struct Mlps {
-    pub n_experts: usize,
-    /// `[experts, width, hidden_size]`.
-    pub gate: Stack,
-    pub up: Stack,
-    /// `[experts, hidden_size, width]`.
-    pub down: Stack,
-}
-
-/// `gate_proj`, `up_proj` and `down_proj` of one feed-forward.
-pub(crate) struct MlpParts {
-    pub gate: Part,
-    pub up: Part,
-    pub down: Part,
-}
-
-impl MlpParts {
-    pub(crate) fn new(source: &WeightSource, prefix: &str) -> Result<Self> {
-        let matrix = |name: &str| source.matrix(&format!("{prefix}.{name}.weight"));
-        Ok(Self {
-            gate: matrix("gate_proj")?,
-            up: matrix("up_proj")?,
-            down: matrix("down_proj")?,
-        })
-    }
-}
-
-impl Mlps {
-    /// Places feed-forwards of one type. The last of `experts` may be `n_shared` times as wide as
-    /// the others: SwiGLU is a sum over its inner channels, so it is cut into `n_shared` experts of
-    /// the same width.
-    pub(crate) fn new(gpu: &Gpu, experts: &[MlpParts], n_shared: usize) -> Result<Self> {
-        let width = experts[0].gate.rows;
-        let mut gate = Vec::new();
-        let mut up = Vec::new();
-        let mut down = Vec::new();
-        let mut cut = Vec::new();
-        for expert in experts {
-            let parts = expert.gate.rows / width;
-            for part in 0..parts {
-                cut.push((
-                    expert.gate.some_rows(part * width, width)?,
-                    expert.up.some_rows(part * width, width)?,
-                ));
-                if expert.down.dtype == StoredType::F8E4M3 && !(part * width).is_multiple_of(BLOCK)
-                {
-                    return Err(Error::Setting {
-                        name: "moe_intermediate_size".into(),
-                        found: width.to_string(),
-                        expected: "a multiple of 128 for several shared experts in FP8".into(),
-                    });
-                }
-                down.push(expert.down.columns(part * width, width));
-            }
-            debug_assert!(parts == 1 || parts == n_shared);
-            let types = [&expert.gate, &expert.up, &expert.down].map(|part| part.dtype);
-            if types != [experts[0].gate.dtype; 3] {
-                return Err(Error::Setting {
-                    name: "feed-forwards of one layer".into(),
-                    found: format!("matrices of types {types:?}"),
-                    expected: format!("{:?} for all of them", experts[0].gate.dtype),
-                });
-            }
-        }
-        for (g, u) in &cut {
-            gate.push(g.whole());
-            up.push(u.whole());
-        }
-        let largest = [gate[0], up[0], down[0]]
-            .iter()
-            .map(|one| one.part.rows * one.unit_bytes())
-            .max()
-            .expect("three matrices");
-        let most = (gpu.max_binding_bytes() / largest).max(1);
-        Ok(Self {
-            n_experts: gate.len(),
-            gate: Stack::new(gpu, &gate, most),
-            up: Stack::new(gpu, &up, most),
-            down: Stack::new(gpu, &down, most),
-        })
-    }
-
-    pub(crate) fn resident_bytes(&self) -> usize {
-        [&self.gate, &self.up, &self.down]
-            .map(Stack::resident_bytes)
-            .iter()
-            .sum()
-    }
-}
-
 impl Part {
     /// Rows `first..first + n` as a matrix of their own.
-    fn some_rows(&self, first: usize, n: usize) -> Result<Self> {
+    pub(super) fn some_rows(&self, first: usize, n: usize) -> Result<Self> {
         if first == 0 && n == self.rows {
             return Ok(self.clone());
         }

@@ -1,0 +1,249 @@
+//! The feed-forward of one layer: dense, or a gate and the experts that it chooses.
+
+use shaders::{combine, expert_plan, mlp_down, mlp_down_tiled, mlp_up, mlp_up_tiled, route};
+
+use super::experts::Mlps;
+use super::forward::{Columns, FEW_TOKENS, GpuModel, GpuPass, Step};
+use super::launch::Buffer;
+use super::layer::{FeedForward, Layer};
+use super::watch;
+use crate::Result;
+use crate::config::{MoeConfig, Scoring, TopkMethod};
+
+impl GpuModel {
+    pub(super) fn moe(
+        &self,
+        layer: &Layer,
+        normed: &Buffer,
+        step: &Step,
+        pass: &mut GpuPass,
+    ) -> Result<Buffer> {
+        let FeedForward::Moe {
+            gate,
+            bias,
+            has_bias,
+            experts,
+        } = &layer.feed_forward
+        else {
+            unreachable!("the caller found experts");
+        };
+        let (gpu, n, width) = (&self.gpu, step.n, pass.config.hidden_size);
+        let moe = pass
+            .config
+            .moe
+            .as_ref()
+            .expect("a config with MoE layers has MoE sizes");
+        let n_experts = moe.n_routed_experts;
+        let logits = gpu.empty(n * n_experts);
+        let from = Columns {
+            buffer: normed,
+            stride: width,
+            offset: 0,
+        };
+        let to = Columns {
+            buffer: &logits,
+            stride: n_experts,
+            offset: 0,
+        };
+        self.linear(from, n, gate, n_experts, to)?;
+
+        let k = moe.num_experts_per_tok;
+        let slots = k + moe.n_shared_experts;
+        let forced = forced(layer.index, n, k, pass);
+        let routes = Routes {
+            scores: gpu.empty(n * n_experts),
+            experts: gpu.empty(n * slots),
+            weights: gpu.empty(n * slots),
+            n,
+            k,
+            slots,
+            n_experts,
+        };
+        let call = route_call(moe, n, pass.position, *has_bias, forced.is_some());
+        let forced = forced.map(|forced| gpu.upload(bytemuck::cast_slice(&forced)));
+        gpu.launch(
+            route::dispatch(&call, gpu.tuning()),
+            &[
+                &logits,
+                bias,
+                forced.as_ref().unwrap_or(gpu.unused(0)),
+                &routes.scores,
+                &routes.experts,
+                &routes.weights,
+                &step.status,
+            ],
+        )?;
+        watch::record_routes(gpu, layer.index, &routes, pass)?;
+        self.mlps(
+            experts,
+            normed,
+            width,
+            n,
+            &routes.experts,
+            &routes.weights,
+            slots,
+        )
+    }
+
+    /// `y[t] = Σ_slot weight · swiglu_expert(x[t])`, `[tokens, hidden_size]`.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "two call sites read best with all sizes named"
+    )]
+    pub(super) fn mlps(
+        &self,
+        mlps: &Mlps,
+        x: &Buffer,
+        hidden: usize,
+        n: usize,
+        experts: &Buffer,
+        weights: &Buffer,
+        slots: usize,
+    ) -> Result<Buffer> {
+        let (gpu, width, dtype) = (&self.gpu, mlps.gate.rows, mlps.gate.dtype);
+        let h = gpu.empty(n * slots * width);
+        let y = gpu.empty(n * hidden);
+        let pairs = || mlps.gate.slices.iter().zip(&mlps.up.slices);
+        if n <= FEW_TOKENS && n * slots <= mlp_down::MOST_SLOTS {
+            for (gate, up) in pairs() {
+                let call = mlp_up::Call {
+                    dtype,
+                    tokens: n,
+                    slots,
+                    width,
+                    hidden,
+                    first_expert: gate.first_expert,
+                    n_experts: gate.n_experts,
+                    x_stride: hidden,
+                };
+                gpu.launch(
+                    mlp_up::dispatch(&call, gpu.tuning()),
+                    &[x, experts, &gate.w, &gate.scales, &up.w, &up.scales, &h],
+                )?;
+            }
+            for (at, down) in mlps.down.slices.iter().enumerate() {
+                let call = mlp_down::Call {
+                    dtype,
+                    tokens: n,
+                    slots,
+                    width,
+                    hidden,
+                    first_expert: down.first_expert,
+                    n_experts: down.n_experts,
+                    accumulate: at > 0,
+                };
+                gpu.launch(
+                    mlp_down::dispatch(&call, gpu.tuning()),
+                    &[&h, experts, weights, &down.w, &down.scales, &y],
+                )?;
+            }
+            return Ok(y);
+        }
+        let sizes = expert_plan::Call {
+            tokens: n,
+            slots,
+            n_experts: mlps.n_experts,
+        };
+        let plan = gpu.empty(expert_plan::plan_words(&sizes, gpu.tuning()));
+        gpu.launch(
+            expert_plan::dispatch(&sizes, gpu.tuning()),
+            &[experts, &plan],
+        )?;
+        for (gate, up) in pairs() {
+            let call = mlp_up_tiled::Call {
+                dtype,
+                plan: sizes,
+                width,
+                hidden,
+                first_expert: gate.first_expert,
+                n_experts: gate.n_experts,
+                x_stride: hidden,
+            };
+            gpu.launch(
+                mlp_up_tiled::dispatch(&call, gpu.tuning()),
+                &[x, &plan, &gate.w, &gate.scales, &up.w, &up.scales, &h],
+            )?;
+        }
+        let slots_out = gpu.empty(n * slots * hidden);
+        for down in &mlps.down.slices {
+            let call = mlp_down_tiled::Call {
+                dtype,
+                plan: sizes,
+                width,
+                hidden,
+                first_expert: down.first_expert,
+                n_experts: down.n_experts,
+            };
+            gpu.launch(
+                mlp_down_tiled::dispatch(&call, gpu.tuning()),
+                &[&h, &plan, &down.w, &down.scales, &slots_out],
+            )?;
+        }
+        let call = combine::Call {
+            tokens: n,
+            slots,
+            hidden,
+        };
+        gpu.launch(
+            combine::dispatch(&call, gpu.tuning()),
+            &[&slots_out, weights, &y],
+        )?;
+        Ok(y)
+    }
+}
+
+/// The choice of experts of a pass, on the device.
+pub(super) struct Routes {
+    pub scores: Buffer,
+    pub experts: Buffer,
+    pub weights: Buffer,
+    pub n: usize,
+    pub k: usize,
+    pub slots: usize,
+    pub n_experts: usize,
+}
+
+/// Replayed experts `[tokens, k]`, -1 where the gate chooses; `None` if it always does.
+fn forced(layer: usize, n: usize, k: usize, pass: &GpuPass) -> Option<Vec<i32>> {
+    let trace = pass.routing.replay?;
+    let mut forced = vec![-1; n * k];
+    for (token, row) in forced.chunks_exact_mut(k).enumerate() {
+        if let Some((experts, _)) = trace.get(layer, pass.position + token) {
+            for (into, &expert) in row.iter_mut().zip(experts) {
+                *into = i32::from(expert);
+            }
+        }
+    }
+    Some(forced)
+}
+
+fn route_call(
+    moe: &MoeConfig,
+    tokens: usize,
+    position: usize,
+    has_bias: bool,
+    has_forced: bool,
+) -> route::Call {
+    route::Call {
+        scoring: match moe.scoring_func {
+            Scoring::Sigmoid => route::SIGMOID,
+            Scoring::Softmax => route::SOFTMAX,
+        },
+        method: match moe.topk_method {
+            TopkMethod::Greedy => route::GREEDY,
+            TopkMethod::GroupLimitedGreedy => route::GROUPS_BY_BEST,
+            TopkMethod::NoauxTc => route::GROUPS_BY_TWO,
+        },
+        tokens,
+        position,
+        n_experts: moe.n_routed_experts,
+        n_groups: moe.n_group,
+        n_kept: moe.topk_group,
+        k: moe.num_experts_per_tok,
+        n_shared: moe.n_shared_experts,
+        normalise: moe.norm_topk_prob,
+        scaling: moe.routed_scaling_factor,
+        has_bias,
+        has_forced,
+    }
+}
