@@ -263,6 +263,21 @@ fn going_back_and_on_again_gives_the_same_bits() {
 }
 
 #[test]
+fn a_model_runs_on_another_thread_than_it_was_loaded_on() {
+    // As in the runner, which gets its model from the thread that loaded it.
+    for device in adapters() {
+        let model = Arc::new(Model::open(&fixture("v32-bf16"), &device).unwrap());
+        let logits = |model: Arc<Model>| {
+            let mut session = Session::new(model, SessionOptions::default()).unwrap();
+            session.advance(&ids(30)).unwrap()
+        };
+        let here = logits(model.clone());
+        let there = std::thread::spawn(move || logits(model)).join().unwrap();
+        assert_eq!(there, here);
+    }
+}
+
+#[test]
 fn a_cache_that_grows_keeps_what_it_holds() {
     // Beyond 1,024 tokens the caches are copied; a session that starts there must not see it.
     let config = with(
