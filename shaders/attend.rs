@@ -124,9 +124,9 @@ impl Call {
 /// Splits of each token's slots: `out` is `[tokens, splits, heads, rank]`, `stats`
 /// `[tokens, splits, heads, 2]`.
 pub fn splits(call: &Call, tuning: &Tuning) -> usize {
-    // Workgroups that keep a device busy, and slots that are worth one.
+    // Workgroups that keep a device busy, and slots that are worth one: at least a tile.
     let (enough, worth): (usize, usize) = if tuning.fat_threads {
-        (8, 128)
+        (8, 256)
     } else {
         (256, 64)
     };

@@ -12,7 +12,7 @@
 // QUADS quads of q in registers, and one lane a head adds them up and keeps the running softmax. Then each lane adds to
 // its own 4 heads x OUT_QUADS quads of out, in registers, too. Ranks that do not fit take FAT 1.
 //
-// FAT 1, for devices whose lanes are a CPU's, where a load costs more than all that is done with it: a lane scores four
+// FAT 1, for devices whose lanes are a CPU's, where a load costs more than all that is done with it: a lane scores eight
 // whole slots for all heads, and its channels' latents go from the cache to registers.
 //
 // Bytes: latents of the slots once a token (its head tiles run side by side and share them through the cache), q once a
@@ -30,8 +30,9 @@ override OUT_QUADS: u32 = 2u;
 
 const HEADS: u32 = select(16u, 8u, FAT == 1u);
 const WG: u32 = select(256u, 32u, FAT == 1u);
-const TILE: u32 = select(4u, BLOCK * WG, FAT == 1u);
-// Slots, then quads, that a fat lane has at once.
+const TILE: u32 = select(4u, SLOTS * WG, FAT == 1u);
+// Slots that a fat lane scores at once, and quads that it adds up.
+const SLOTS: u32 = 8u;
 const BLOCK: u32 = 4u;
 const PARTS: u32 = WG / HEADS;
 const ROW: u32 = PARTS * QUADS;
@@ -238,34 +239,40 @@ fn fat(token: u32, first_head: u32, begin: u32, end: u32, first_out: u32, lane: 
 
         for (var first = begin; first < end; first += TILE) {
             // Scores of the slots lane, lane + WG, ...
-            var mine: array<u32, BLOCK>;
-            for (var i = 0u; i < BLOCK; i++) {
+            var mine: array<u32, SLOTS>;
+            for (var i = 0u; i < SLOTS; i++) {
                 let position = position_of(token, first + lane + WG * i, end);
                 positions[lane + WG * i] = position;
                 // Where there is none, any: its score is not looked at.
                 mine[i] = select(position, 0u, position == NONE);
             }
-            var scores: array<vec4<f32>, HEADS>; // [head], slots
-            for (var head = 0u; head < HEADS; head++) {
-                scores[head] = vec4<f32>(0.0);
+            var scores: array<vec4<f32>, 2u * HEADS>; // [head, half], slots
+            for (var i = 0u; i < 2u * HEADS; i++) {
+                scores[i] = vec4<f32>(0.0);
             }
             for (var quad = 0u; quad < quads; quad++) {
                 let a = latent_quad(mine[0], quad);
                 let b = latent_quad(mine[1], quad);
                 let c = latent_quad(mine[2], quad);
                 let d = latent_quad(mine[3], quad);
+                let e = latent_quad(mine[4], quad);
+                let f = latent_quad(mine[5], quad);
+                let g = latent_quad(mine[6], quad);
+                let h = latent_quad(mine[7], quad);
                 for (var head = 0u; head < HEADS; head++) {
                     let q = q_lat[q_first + min(head, heads - 1u) * quads + quad];
-                    scores[head] += vec4<f32>(dot(q, a), dot(q, b), dot(q, c), dot(q, d));
+                    scores[2u * head] += vec4<f32>(dot(q, a), dot(q, b), dot(q, c), dot(q, d));
+                    scores[2u * head + 1u] += vec4<f32>(dot(q, e), dot(q, f), dot(q, g), dot(q, h));
                 }
             }
-            for (var i = 0u; i < BLOCK; i++) {
+            for (var i = 0u; i < SLOTS; i++) {
                 for (var four = 0u; four < HEADS / 4u; four++) {
+                    let at = 8u * four + i / 4u;
                     probabilities[(lane + WG * i) * (HEADS / 4u) + four] = params.scale * vec4<f32>(
-                        scores[4u * four][i],
-                        scores[4u * four + 1u][i],
-                        scores[4u * four + 2u][i],
-                        scores[4u * four + 3u][i],
+                        scores[at][i % 4u],
+                        scores[at + 2u][i % 4u],
+                        scores[at + 4u][i % 4u],
+                        scores[at + 6u][i % 4u],
                     );
                 }
             }
