@@ -185,11 +185,14 @@ fn run(model: &Arc<Model>, cache_format: CacheFormat) -> Vec<Frame> {
 }
 
 /// Integers equal, floats close.
-fn compare(what: &str, got: &Frame, want: &Frame, tolerance: Tolerance) {
+pub fn compare(what: &str, got: &Frame, want: &Frame, tolerance: Tolerance) {
     let sites = |frame: &Frame| -> Vec<Site> { frame.values.keys().copied().collect() };
     assert_eq!(sites(got), sites(want), "{what}");
-    for (site, want) in &want.values {
-        let got = &got.values[site];
+    // Layer by layer, what comes after all layers last: the first difference is where to look.
+    let mut sites = sites(want);
+    sites.sort_by_key(|site| (site.layer.unwrap_or(usize::MAX), *site));
+    for site in sites {
+        let (want, got) = (&want.values[&site], &got.values[&site]);
         let place = format!("{what}, {site:?}");
         assert_eq!(got.shape(), want.shape(), "{place}");
         match (got, want) {

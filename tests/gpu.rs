@@ -15,6 +15,7 @@ use engine::{CacheFormat, Device, Error, Model, Session, SessionOptions};
 use safetensors::tensor::SafeTensors;
 use serde_json::{Value as Json, json};
 
+use crate::bodies::compare;
 use crate::fixture;
 use crate::random_model::{self, Store};
 
@@ -125,31 +126,6 @@ fn run(model: &Arc<Model>, cache_format: CacheFormat) -> Vec<Frame> {
         session.advance(&ids[start..start + n]).unwrap();
     }
     session.take_frames()
-}
-
-/// Integers equal, floats close.
-fn compare(what: &str, got: &Frame, want: &Frame, tolerance: Tolerance) {
-    let sites = |frame: &Frame| -> Vec<Site> { frame.values.keys().copied().collect() };
-    assert_eq!(sites(got), sites(want), "{what}");
-    // Layer by layer, what comes after all layers last: the first difference is where to look.
-    let mut sites = sites(want);
-    sites.sort_by_key(|site| (site.layer.unwrap_or(usize::MAX), *site));
-    for site in sites {
-        let (want, got) = (&want.values[&site], &got.values[&site]);
-        let place = format!("{what}, {site:?}");
-        assert_eq!(got.shape(), want.shape(), "{place}");
-        match (got, want) {
-            (Value::F32 { data: got, .. }, Value::F32 { data: want, .. }) => {
-                for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-                    assert!(
-                        tolerance.close(got, want),
-                        "{place}: number {i} is {got}, expected {want}"
-                    );
-                }
-            }
-            _ => assert_eq!(got, want, "{place}"),
-        }
-    }
 }
 
 #[test]
