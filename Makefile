@@ -4,12 +4,16 @@
 CARGO_FLAGS := --release --workspace --locked
 FIXTURE := tests/fixtures/v32-bf16
 
-.PHONY: run test lint lint-shaders bench setup build
+# Where real texts are put for training, and where a training run lives.
+DATA ?= target/data
+TRAIN ?= target/train
+TRAINER := target/release/sparsight-train
+
+.PHONY: run test lint lint-shaders bench setup build data train-tiny
 
 run: build
-	@echo "Sixteen tokens of the tiny random checkpoint $(FIXTURE), ids in, ids out:"
-	@.ci/with-runtime-dir target/release/sparsight generate --model $(FIXTURE) --ids 5,9,3 \
-		--max-tokens 16 --greedy
+	@if [ -t 0 ] && [ -t 1 ]; then .ci/with-runtime-dir target/release/sparsight chat; \
+		else .ci/with-runtime-dir target/release/sparsight generate "Once upon a time" --max-tokens 120; fi
 
 build: setup
 	cargo build $(CARGO_FLAGS)
@@ -34,6 +38,22 @@ bench: build
 	cargo bench --workspace --locked --bench context --bench memory --bench kernels
 	.ci/with-runtime-dir cargo bench --workspace --locked --bench gpu
 	.ci/with-runtime-dir target/release/sparsight bench --model $(FIXTURE) --prompt 64 --generate 32 --depths 0,256
+
+# Real texts for training, checked. Two of them have no public address: put them into a folder and
+# name it in SPARSIGHT_DATA (models/README.md says what they are).
+data: build
+	@[ -n "$$SPARSIGHT_DATA" ] || models/train/fetch.sh $(DATA)/fetched
+	$(TRAINER) texts --from "$${SPARSIGHT_DATA:-$(DATA)/fetched}" --to $(DATA)/texts
+
+# The model of models/tiny, from texts to checkpoint, with the tokenizer that is there. Goes on where
+# it was broken off.
+train-tiny: data
+	@echo "About two hours on two CPU cores, 5 GB of memory. Ctrl-C saves and stops; the same"
+	@echo "command goes on. State, log and curves are in $(TRAIN)."
+	$(TRAINER) stages models/train/tiny.toml
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
+		$(TRAINER) run models/train/tiny.toml --texts $(DATA)/texts --out $(TRAIN)
+	$(TRAINER) export models/train/tiny.toml --run $(TRAIN) --to models/tiny
 
 setup:
 	@.ci/setup

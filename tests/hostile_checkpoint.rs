@@ -12,6 +12,7 @@ use proptest::test_runner::{Config as Runs, RngSeed};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::embedded::{leaked, load};
 use crate::fixture;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -135,6 +136,21 @@ fn told(what: &str, folder: &Path) -> String {
         Ok(Ok(_)) => panic!("{what}: was accepted"),
         Err(_) => panic!("{what}: panicked"),
     }
+}
+
+/// Checks that the same files in the program are refused in the same words, where there are such.
+fn check_embedded(what: &str, folder: &Path, told_of_folder: &str) {
+    let Some(files) = leaked(folder) else {
+        return;
+    };
+    let loaded = catch_unwind(AssertUnwindSafe(|| load(files, &Device::cpu())));
+    let told = match loaded {
+        Ok(Err(error)) => error.to_string(),
+        Ok(Ok(_)) => panic!("{what}, embedded: was accepted"),
+        Err(_) => panic!("{what}, embedded: panicked"),
+    };
+    let expected = told_of_folder.replace(&format!("{}/", folder.display()), "embedded ");
+    assert_eq!(told, expected, "{what}");
 }
 
 /// What is wrong, with which fixture, how it is made, what the error has to contain.
@@ -532,6 +548,7 @@ fn every_hostile_checkpoint_gets_an_answer_that_names_the_thing() {
                 "{what}: {told:?} ought to contain {text:?}"
             );
         }
+        check_embedded(what, folder.path(), &told);
     }
 }
 
@@ -552,6 +569,7 @@ fn a_file_cut_anywhere_is_answered() {
         write(folder.path(), WEIGHTS, &bytes[..n]);
         let told = told("a cut file", folder.path());
         assert!(told.contains(WEIGHTS), "{n}: {told}");
+        check_embedded("a cut file", folder.path(), &told);
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use engine::SessionOptions;
 use engine::generate::{GenerateOptions, Stop};
 use engine::model::{ForwardOptions, LoadOptions};
 use engine::runner::{Command, Event, Prompt, Runner};
 use engine::sampler::SamplerOptions;
 use engine::trace::{Stage, Watch, WatchedRows};
+use engine::{SessionOptions, Source};
 
 use crate::fixture;
 
@@ -36,7 +36,7 @@ fn until(events: &Receiver<Event>, last: impl Fn(&Event) -> bool) -> Vec<Event> 
 
 fn load(name: &str) -> Command {
     Command::Load {
-        folder: fixture(name),
+        source: Source::Folder(fixture(name)),
         device: Some("cpu".into()),
         options: LoadOptions::default(),
         session: SessionOptions {
@@ -196,7 +196,7 @@ fn failures_are_events_and_the_thread_lives_on() {
     runner.send(send(Prompt::Append(vec![1]), Some(1)));
     assert!(is_error(&next(&events)));
     runner.send(Command::Load {
-        folder: "/nonexistent".into(),
+        source: Source::Folder("/nonexistent".into()),
         device: None,
         options: LoadOptions::default(),
         session: SessionOptions::default(),

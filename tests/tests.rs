@@ -9,12 +9,14 @@ mod bodies;
 mod chat;
 mod counts;
 mod docs;
+mod embedded;
 mod golden;
 mod gpu;
 mod hostile_checkpoint;
 mod kernels;
 mod portable_ops;
 mod runner;
+mod selector;
 mod shaders;
 mod timeline;
 

@@ -108,7 +108,8 @@ impl Test {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let config = Config::open(&arguments.model.model)?;
+    let source = arguments.model.source()?;
+    let config = source.config()?;
     let modes = arguments.modes(&config)?;
     index_topk(arguments.index_topk, &config)?;
     let mut depths = arguments.depths.clone();
@@ -123,7 +124,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                 context
             });
         }
-        return profile::run(arguments, &depths, &modes);
+        return profile::run(arguments, &source, &depths, &modes);
     }
     let tests = [
         (Test::Prefill, arguments.prompt),
@@ -155,7 +156,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let ids = ids(arguments.seed, deepest + longest, config.vocab_size);
     let mut session = Session::new(model.clone(), arguments.model.session_options())?;
     if !arguments.json {
-        terminal::print(&arguments.header(&model))?;
+        terminal::print(&arguments.header(&source, &model))?;
     }
     let n_repeats = arguments.repeat as usize;
     let n_steps = depths.len() * (1 + modes.len() * tests.len() * n_repeats);
@@ -171,7 +172,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Interrupted);
     }
     if arguments.json {
-        let document = arguments.document(&model, &bench.rows);
+        let document = arguments.document(&source, &model, &bench.rows);
         terminal::print_line(format_args!("{document:#}"))?;
     }
     Ok(Outcome::Success)
@@ -204,6 +205,7 @@ impl Arguments {
             index_topk: index_topk.filter(|_| mode == Mode::Sparse),
             dense: mode == Mode::Dense,
             mha_prefill: self.mha_prefill,
+            ..ForwardOptions::default()
         }
     }
 }

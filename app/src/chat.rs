@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use engine::Config;
 use engine::chat::{CompletionParser, Message, Role};
 use engine::generate::{Finish, GenerateOptions, Stats, Stop};
 use engine::model::ForwardOptions;
@@ -101,9 +100,9 @@ struct Last {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let sampler = arguments.sampling.options()?;
-    let folder = &arguments.model.model;
-    let config = Config::open(folder)?;
-    let tokenizer = Tokenizer::open_in(folder)?.context(
+    let source = arguments.model.source()?;
+    let config = source.config()?;
+    let tokenizer = source.tokenizer()?.context(
         "chat needs a tokenizer, and the model's folder has no tokenizer.json: \
          `sparsight generate --ids` works without",
     )?;
@@ -114,12 +113,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         (None, None) => Vec::new(),
     };
     let forward = arguments.attention.options(&config)?;
-    let eos = engine::checkpoint::eos_token_ids(folder, &config)?;
+    let eos = source.eos_token_ids(&config)?;
 
     interrupt::install(Second::Waits)?;
     let (runner, events) = Runner::start(|| {})?;
     runner.send(Command::Load {
-        folder: folder.clone(),
+        source,
         device: arguments.model.device.clone(),
         options: arguments.model.load_options(),
         session: arguments.model.session_options(),
@@ -164,7 +163,7 @@ fn wait_for_load(runner: &Runner, events: &Receiver<Event>) -> anyhow::Result<bo
                 drop(bar);
                 terminal::note(format_args!(
                     "{} on {}, {} of weights, loaded in {}",
-                    loaded.folder.display(),
+                    loaded.source,
                     loaded.device,
                     terminal::bytes(loaded.resident_bytes as u64),
                     terminal::seconds(started.elapsed())

@@ -3,17 +3,17 @@
 //! Files of traces, routes and masks are the business of [`crate::record_file`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
 use engine::config::{Part, TensorSpec};
 use engine::gpu::max_pass_tokens;
 use engine::ops::WORKSPACE_BYTES;
-use engine::{Checkpoint, Config, Error};
+use engine::{Checkpoint, Config, Error, Source};
 use serde_json::{Value, json};
 
-use crate::options::{KEY_FORMATS, LATENT_FORMATS};
+use crate::options::{KEY_FORMATS, LATENT_FORMATS, embedded};
 use crate::{Outcome, record_file, terminal};
 
 /// Context lengths whose cost is shown, as far as the model holds them; its own limit comes last.
@@ -22,8 +22,9 @@ const CONTEXT_LENGTHS: &[usize] = &[4096, 16_384, 65_536, 131_072];
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// A checkpoint's folder, or a .safetensors file that Sparsight wrote: a trace, routes or masks
+    /// [default: the small model inside the program]
     #[arg(value_name = "PATH")]
-    path: PathBuf,
+    path: Option<PathBuf>,
 
     /// List every tensor, too
     #[arg(long)]
@@ -35,8 +36,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    if arguments.path.is_file() {
-        let facts = record_file::read(&arguments.path)?;
+    if let Some(path) = arguments.path.as_deref().filter(|path| path.is_file()) {
+        let facts = record_file::read(path)?;
         if arguments.json {
             terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
         } else {
@@ -44,7 +45,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Success);
     }
-    let facts = Facts::read(&arguments.path)?;
+    let source = match &arguments.path {
+        Some(folder) => folder.as_path().into(),
+        None => embedded("PATH")?,
+    };
+    let facts = Facts::read(source)?;
     if arguments.json {
         terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
     } else {
@@ -56,9 +61,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     }
 }
 
-/// A folder's config and, if they are there, its weights.
+/// A checkpoint's config and, if they are there, its weights.
 struct Facts {
-    folder: PathBuf,
+    source: Source,
     config: Config,
     eos_token_ids: Vec<u32>,
     has_tokenizer: bool,
@@ -77,13 +82,11 @@ struct PartSize {
 }
 
 impl Facts {
-    fn read(folder: &Path) -> engine::Result<Self> {
-        let config = Config::open(folder)?;
-        let eos_token_ids = engine::checkpoint::eos_token_ids(folder, &config)?;
-        let files = ["model.safetensors", "model.safetensors.index.json"];
-        let has_weights = files.iter().any(|file| folder.join(file).exists());
-        let weights = if has_weights {
-            Some(Checkpoint::open(folder)?)
+    fn read(source: Source) -> engine::Result<Self> {
+        let config = source.config()?;
+        let eos_token_ids = source.eos_token_ids(&config)?;
+        let weights = if source.has_weights() {
+            Some(source.checkpoint()?)
         } else {
             None
         };
@@ -96,8 +99,8 @@ impl Facts {
                 .map_or(config.num_nextn_predict_layers > 0, |weights| {
                     weights.has_mtp(&config)
                 }),
-            folder: folder.into(),
-            has_tokenizer: folder.join("tokenizer.json").exists(),
+            has_tokenizer: source.has_tokenizer(),
+            source,
             config,
             eos_token_ids,
             weights,
@@ -234,7 +237,7 @@ impl Facts {
             .collect();
         let mut document = json!({
             "kind": "checkpoint",
-            "folder": self.folder.display().to_string(),
+            "folder": self.source.to_string(),
             "has_tokenizer": self.has_tokenizer,
             "has_mtp_weights": self.weights.is_some() && self.has_mtp,
             "architecture": architecture,
@@ -274,7 +277,7 @@ impl Facts {
     }
 
     fn text(&self, with_tensors: bool) -> String {
-        let mut text = format!("{}\n\n", self.folder.display());
+        let mut text = format!("{}\n\n", self.source);
         let rows: Vec<Vec<String>> = self
             .architecture()
             .into_iter()

@@ -69,12 +69,13 @@ impl Drop for LoadBar {
 ///
 /// # Errors
 /// No such device, or a checkpoint that is not as it should be.
-pub fn model(arguments: &ModelArgs) -> engine::Result<Option<Arc<Model>>> {
+pub fn model(arguments: &ModelArgs) -> anyhow::Result<Option<Arc<Model>>> {
+    let source = arguments.source()?;
     let device = Device::open(arguments.device.as_deref())?;
     let started = Instant::now();
     let mut bar = LoadBar::new();
     let options = arguments.load_options();
-    let model = Model::load(&arguments.model, &device, options, &mut |progress| {
+    let model = Model::load_from(&source, &device, options, &mut |progress| {
         bar.show(progress);
         if interrupt::requested() {
             ControlFlow::Break(())
@@ -86,7 +87,7 @@ pub fn model(arguments: &ModelArgs) -> engine::Result<Option<Arc<Model>>> {
     if let Some(model) = &model {
         terminal::note(format_args!(
             "{} on {} ({}), {} of weights, loaded in {}",
-            arguments.model.display(),
+            source,
             device.info.id,
             device.info.name,
             terminal::bytes(model.resident_bytes() as u64),

@@ -7,6 +7,7 @@
 mod bench;
 mod chat;
 mod devices;
+mod eval;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -70,6 +71,8 @@ enum Command {
     Devices(devices::Arguments),
     /// Measure prefill and decode speed at several context depths, sparse and dense
     Bench(Box<bench::Arguments>),
+    /// Measure what a model is worth: likelihood of text, recall from afar, balance of experts, sums
+    Eval(Box<eval::Arguments>),
     /// Continue a prompt and write what went on inside to a file
     Trace(Box<trace::Arguments>),
     /// Check the engine against the reference of one or more folders
@@ -145,6 +148,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Completions { shell } => completions(shell),

@@ -3,14 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use engine::cpu::{KeyFormat, LatentFormat};
-use engine::model::{ForwardOptions, LoadOptions};
+use engine::model::{ForwardOptions, LoadOptions, Selector};
 use engine::sampler::SamplerOptions;
 use engine::session::DEFAULT_CHUNK_TOKENS;
-use engine::{CacheFormat, Config, SessionOptions};
+use engine::{CacheFormat, Config, SessionOptions, Source};
 
 /// Every format of the latent cache under its name, exact first.
 pub const LATENT_FORMATS: &[(&str, LatentFormat)] = &[
@@ -43,9 +43,10 @@ pub fn name_of<T: PartialEq>(table: &[(&'static str, T)], format: T) -> &'static
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Folder of the checkpoint: config.json, safetensors and, for text, tokenizer.json
+    /// Folder of the checkpoint: config.json, safetensors and, for text, tokenizer.json [default: the
+    /// small model inside the program]
     #[arg(short, long, value_name = "DIR")]
-    pub model: PathBuf,
+    model: Option<PathBuf>,
 
     /// What to compute on: an id or a part of a name from `sparsight devices` [default: the best]
     #[arg(short, long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -69,6 +70,16 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Where the model's files are.
+    ///
+    /// # Errors
+    /// Neither `--model` nor a model inside the program.
+    pub fn source(&self) -> anyhow::Result<Source> {
+        self.model
+            .as_deref()
+            .map_or_else(|| embedded("--model"), |folder| Ok(folder.into()))
+    }
+
     /// How to load.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
@@ -86,6 +97,27 @@ impl ModelArgs {
             chunk_tokens: self.chunk.get(),
         }
     }
+}
+
+/// The model inside the program, for a command that was given no `argument`.
+///
+/// # Errors
+/// The program was built without one.
+#[cfg(feature = "embedded-model")]
+pub fn embedded(_argument: &str) -> anyhow::Result<Source> {
+    Ok(Source::Embedded(&tiny::TINY))
+}
+
+/// The model inside the program, for a command that was given no `argument`.
+///
+/// # Errors
+/// The program was built without one.
+#[cfg(not(feature = "embedded-model"))]
+pub fn embedded(argument: &str) -> anyhow::Result<Source> {
+    bail!(
+        "no {argument}, expected the folder of a checkpoint: this program was built without the \
+         feature embedded-model, so it has no model inside"
+    )
 }
 
 /// How tokens are chosen.
@@ -195,6 +227,12 @@ pub struct AttentionArgs {
     #[arg(long)]
     dense: bool,
 
+    /// Who chooses the positions that a token may read: indexer, recent (the last ones), or
+    /// random[:SEED]; the last two are for comparison and need the CPU or a portable device
+    #[arg(long, value_name = "NAME", default_value = "indexer", value_parser = parse_selector,
+          conflicts_with = "dense")]
+    selector: Selector,
+
     /// Use the expanded (MHA) form of attention for prompts: bits then depend on --chunk
     #[arg(long)]
     mha_prefill: bool,
@@ -206,11 +244,36 @@ impl AttentionArgs {
     /// # Errors
     /// A selection asked of a model that makes none.
     pub fn options(&self, config: &Config) -> anyhow::Result<ForwardOptions> {
+        ensure!(
+            self.selector == Selector::Indexer || config.indexer.is_some(),
+            "--selector: the model has no indexer, so it reads every position"
+        );
         Ok(ForwardOptions {
             index_topk: index_topk(self.index_topk, config)?,
+            selector: self.selector,
             dense: self.dense,
             mha_prefill: self.mha_prefill,
         })
+    }
+}
+
+/// `indexer`, `recent` or `random[:SEED]`.
+fn parse_selector(text: &str) -> anyhow::Result<Selector> {
+    let (name, seed) = match text.split_once(':') {
+        Some((name, seed)) => (name, Some(seed)),
+        None => (text, None),
+    };
+    match (name, seed) {
+        ("indexer", None) => Ok(Selector::Indexer),
+        ("recent", None) => Ok(Selector::Recent),
+        ("random", seed) => {
+            let seed = seed.unwrap_or("0").parse();
+            let seed = seed.ok().with_context(|| {
+                format!("found {text:?}, expected a whole number after random:")
+            })?;
+            Ok(Selector::Random { seed })
+        }
+        _ => bail!("found {text:?}, expected indexer, recent or random[:SEED]"),
     }
 }
 
@@ -229,4 +292,40 @@ pub fn index_topk(k: Option<NonZeroUsize>, config: &Config) -> anyhow::Result<Op
 /// `--chunk` unless given.
 pub fn default_chunk() -> NonZeroUsize {
     NonZeroUsize::new(DEFAULT_CHUNK_TOKENS).expect("the engine's default holds a token")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_come_by_name() {
+        for (text, selector) in [
+            ("indexer", Selector::Indexer),
+            ("recent", Selector::Recent),
+            ("random", Selector::Random { seed: 0 }),
+            (
+                "random:18446744073709551615",
+                Selector::Random { seed: u64::MAX },
+            ),
+        ] {
+            assert_eq!(parse_selector(text).unwrap(), selector);
+            assert!(text.starts_with(selector.name()));
+        }
+        for text in [
+            "",
+            "Recent",
+            "recent:",
+            "recent:1",
+            "indexer:0",
+            "random:",
+            "random:-1",
+            "random:x",
+            "random:18446744073709551616",
+        ] {
+            let error = parse_selector(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
 }

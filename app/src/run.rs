@@ -11,7 +11,7 @@ use engine::generate::{Emitted, Finish, GenerateOptions, Generation, Stats, Stop
 use engine::replay::{MaskTrace, RouteTrace};
 use engine::sampler::{Sampler, SamplerOptions};
 use engine::tokenizer::Tokenizer;
-use engine::{Config, Session};
+use engine::{Config, Session, Source};
 
 use crate::interrupt::{self, Second};
 use crate::options::{AttentionArgs, ModelArgs, SamplingArgs, StopArgs};
@@ -36,9 +36,12 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The checkpoint's folder.
-    pub fn folder(&self) -> &Path {
-        &self.model.model
+    /// Where the model's files are.
+    ///
+    /// # Errors
+    /// See [`ModelArgs::source`].
+    pub fn source(&self) -> anyhow::Result<Source> {
+        self.model.source()
     }
 }
 
@@ -95,9 +98,9 @@ impl Run {
             keep_mask: record.record_masks.is_some(),
             ..arguments.sampling.options()?
         };
-        let folder = arguments.folder();
-        let config = Config::open(folder)?;
-        let tokenizer = Tokenizer::open_in(folder)?.map(Arc::new);
+        let source = arguments.source()?;
+        let config = source.config()?;
+        let tokenizer = source.tokenizer()?.map(Arc::new);
         let prompt = arguments.prompt.read(&config, tokenizer.as_deref())?;
         let replay_routes = record.replay_routes.as_deref().map(RouteTrace::load);
         let replay_routes = replay_routes.transpose()?;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
-use engine::Config;
 use engine::generate::{Emitted, Stop};
 use engine::trace::{STAGES, Stage, Watch, WatchedRows};
 use engine::trace_file;
@@ -63,7 +62,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let stages = parse_stages(&arguments.stages)?;
     let layers = arguments.layers.as_deref().map(parse_layers).transpose()?;
     if let Some(layers) = &layers {
-        let n_layers = Config::open(arguments.run.folder())?.num_hidden_layers;
+        let n_layers = arguments.run.source()?.config()?.num_hidden_layers;
         let last = layers.last().copied().unwrap_or(0);
         ensure!(
             last < n_layers,

@@ -694,3 +694,126 @@ fn a_profile_is_counted_without_weights_and_timed_on_an_adapter() {
         "{told}"
     );
 }
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn without_a_model_it_is_the_one_inside() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny");
+    let generate = ["generate", "--device", "cpu", "-n", "12", "--ignore-eos"];
+    let common = [&generate[..], &["Once upon a time"]].concat();
+    let inside = sparsight(&common);
+    let told = String::from_utf8_lossy(&inside.stderr).into_owned();
+    assert!(told.contains("embedded model on cpu"), "{told}");
+    let of_folder = sparsight(&[&common[..], &["--model", folder]].concat());
+    assert_eq!(stdout(&inside), stdout(&of_folder));
+
+    let chat = ["chat", "--device", "cpu", "-n", "6"];
+    let script = "Hi\n/quit\n".as_bytes();
+    let inside = sparsight_with_stdin(&chat, script);
+    let of_folder = sparsight_with_stdin(&[&chat[..], &["--model", folder]].concat(), script);
+    assert!(!stdout(&inside).trim().is_empty());
+    assert_eq!(stdout(&inside), stdout(&of_folder));
+    let told = String::from_utf8_lossy(&inside.stderr).into_owned();
+    assert!(told.contains("embedded model on cpu"), "{told}");
+
+    let inspected = stdout(&sparsight(&["inspect"]));
+    let (head, rest) = inspected.split_once('\n').unwrap();
+    assert_eq!(head, "embedded model");
+    let of_folder = stdout(&sparsight(&["inspect", folder]));
+    assert_eq!(rest, of_folder.split_once('\n').unwrap().1);
+
+    let bench = [
+        "bench", "--device", "cpu", "--prompt", "4", "-n", "2", "--repeat", "1",
+    ];
+    assert!(stdout(&sparsight(&bench)).contains("- model embedded model: "));
+
+    let traces = tempfile::tempdir().unwrap();
+    let out = traces.path().join("trace.safetensors");
+    let trace = ["trace", "--device", "cpu", "-n", "2", "--layers", "0", "x"];
+    stdout(&sparsight(
+        &[&trace[..], &["--out", out.to_str().unwrap()]].concat(),
+    ));
+    assert!(!engine::trace_file::load(&out).unwrap().is_empty());
+}
+
+#[cfg(not(feature = "embedded-model"))]
+#[test]
+fn without_a_model_inside_one_has_to_be_named() {
+    let out = "--out=/nonexistent/trace";
+    let cases: [&[&str]; 5] = [
+        &["generate", "x"],
+        &["chat"],
+        &["bench"],
+        &["trace", "x", out],
+        &["inspect"],
+    ];
+    for arguments in cases {
+        let output = sparsight(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains("feature embedded-model"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_selector_takes_the_indexers_place_or_says_why_not() {
+    let model = fixture("v32-f32");
+    let ids: Vec<String> = (0..40).map(|i| ((i * 37 + 11) % 128).to_string()).collect();
+    let ids = ids.join(",");
+    let common = [
+        "generate", "--model", &model, "--ids", &ids, "-n", "8", "--greedy",
+    ];
+    let on = |device: &str, extra: &[&str]| {
+        sparsight(&[&common[..], &["--device", device], extra].concat())
+    };
+    let run = |extra: &[&str]| stdout(&on("cpu", extra));
+    assert_eq!(run(&["--selector", "indexer"]), run(&[]));
+    assert_eq!(
+        run(&["--selector", "random:7"]),
+        run(&["--selector", "random:7"])
+    );
+    let all = ["--index-topk", "1000"];
+    for selector in ["recent", "random"] {
+        let selector = ["--selector", selector];
+        assert_eq!(run(&[selector, all].concat()), run(&["--dense"]));
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("trace.safetensors");
+    let trace = [
+        "trace", "--model", &model, "--ids", &ids, "-n", "1", "--device", "cpu",
+    ];
+    let extra = ["--selector", "recent", "--index-topk", "3", "--out"];
+    stdout(&sparsight(
+        &[&trace[..], &extra, &[out.to_str().unwrap()]].concat(),
+    ));
+    let frames = engine::trace_file::load(&out).unwrap();
+    let positions = frames[0].get(2, engine::trace::Stage::SelectedPositions);
+    assert_eq!(positions.unwrap().integers().unwrap(), [37, 38, 39]);
+
+    let dense_model = fixture("v2-lite");
+    let other = [
+        "generate",
+        "--model",
+        &dense_model,
+        "--ids",
+        "1",
+        "--selector",
+        "recent",
+    ];
+    for (output, word) in [
+        (on("cpu", &["--selector", "first"]), "random[:SEED]"),
+        (on("cpu", &["--selector", "random:x"]), "random:x"),
+        (on("cpu", &["--selector", "recent", "--dense"]), "--dense"),
+        (
+            on("llvmpipe", &["--selector", "recent"]),
+            "GPUs have no other",
+        ),
+        (sparsight(&other), "the model has no indexer"),
+    ] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
+}

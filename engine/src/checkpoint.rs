@@ -1,4 +1,5 @@
-//! The tensors of a checkpoint folder, memory-mapped: one safetensors file, or shards with an index.
+//! The tensors of a checkpoint: one safetensors file, or shards with an index, memory-mapped, or bytes
+//! of the program itself.
 //!
 //! Nothing is copied. Headers are checked as a whole, so that every [`StoredTensor`] lies within
 //! its file and is as long as its shape says. Which tensors a model needs is the business of
@@ -13,7 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use memmap2::Mmap;
 use safetensors::Dtype;
 
 use crate::config::{self, Config};
+use crate::source::Embedded;
 use crate::{Error, Result};
 
 /// The name of a checkpoint in one file.
@@ -29,21 +31,53 @@ const SINGLE: &str = "model.safetensors";
 /// The name of the list of tensors and the shards that hold them.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The tensors of a checkpoint folder.
+/// The name of what may add to the ids that end a text.
+const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// The tensors of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     tensors: BTreeMap<String, StoredTensor>,
 }
 
-/// A tensor as stored: mapped bytes, which stay mapped as long as it lives.
+/// A tensor as stored: bytes of a file, which stay mapped as long as it lives, or of the program.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// Type of the elements.
     pub dtype: StoredType,
     /// Shape, row-major.
     pub shape: Vec<usize>,
-    file: Arc<Mmap>,
+    file: Backing,
     range: Range<usize>,
+}
+
+/// The bytes of a safetensors file.
+#[derive(Clone)]
+enum Backing {
+    Mapped(Arc<Mmap>),
+    Static(&'static [u8]),
+}
+
+impl Deref for Backing {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Backing {
+    /// Without the bytes, which are megabytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self {
+            Self::Mapped(_) => "mapped",
+            Self::Static(_) => "static",
+        };
+        write!(f, "{} {what} bytes", self.len())
+    }
 }
 
 /// Type of the elements of a stored tensor.
@@ -94,6 +128,22 @@ impl Checkpoint {
             });
         };
         Ok(Self { tensors })
+    }
+
+    /// The tensors of a model in the program, without a copy.
+    ///
+    /// # Errors
+    /// The bytes do not hold together as a safetensors file.
+    pub fn from_static(files: &Embedded) -> Result<Self> {
+        let tensors = read_tensors(&Embedded::name(SINGLE), Backing::Static(files.weights))?;
+        Ok(Self { tensors })
+    }
+
+    /// Whether the folder holds weights, good or bad.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        [SINGLE, INDEX]
+            .iter()
+            .any(|file| folder.join(file).exists())
     }
 
     /// The tensor of that name.
@@ -222,39 +272,66 @@ impl std::fmt::Display for StoredType {
 /// `generation_config.json` cannot be read or is not JSON, or its `eos_token_id` is something else
 /// than ids within the vocabulary.
 pub fn eos_token_ids(folder: &Path, config: &Config) -> Result<Vec<u32>> {
-    let path = folder.join("generation_config.json");
-    let mut ids = config.eos_token_ids.clone();
+    let path = folder.join(GENERATION_CONFIG);
     if path.exists() {
         let object = config::read_object(&path)?;
-        let more =
-            config::eos_token_ids(&object, config.vocab_size).map_err(|error| match error {
-                Error::Config { key, problem } => Error::BadFile {
-                    path,
-                    problem: format!("key {key:?} {problem}"),
-                },
-                other => other,
-            })?;
-        ids.extend(more);
-        let mut seen = std::collections::BTreeSet::new();
-        ids.retain(|id| seen.insert(*id));
+        with_more_ids(config, &object, path)
+    } else {
+        Ok(config.eos_token_ids.clone())
     }
+}
+
+/// As [`eos_token_ids`], of a model in the program.
+///
+/// # Errors
+/// As [`eos_token_ids`].
+pub(crate) fn embedded_eos_token_ids(files: &Embedded, config: &Config) -> Result<Vec<u32>> {
+    let path = Embedded::name(GENERATION_CONFIG);
+    let object = config::object_in(files.generation_config, &path)?;
+    with_more_ids(config, &object, path)
+}
+
+/// The ids of `config`, then those that `generation_config.json` adds.
+fn with_more_ids(
+    config: &Config,
+    object: &serde_json::Map<String, serde_json::Value>,
+    path: PathBuf,
+) -> Result<Vec<u32>> {
+    let more = config::eos_token_ids(object, config.vocab_size).map_err(|error| match error {
+        Error::Config { key, problem } => Error::BadFile {
+            path,
+            problem: format!("key {key:?} {problem}"),
+        },
+        other => other,
+    })?;
+    let mut ids = config.eos_token_ids.clone();
+    ids.extend(more);
+    let mut seen = std::collections::BTreeSet::new();
+    ids.retain(|id| seen.insert(*id));
     Ok(ids)
 }
 
 /// Maps one safetensors file.
 fn read_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
-    let bad = |problem| Error::BadFile {
-        path: PathBuf::from(path),
-        problem,
-    };
     // Before opening: opening a pipe would wait for somebody to write.
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
     if !metadata.is_file() {
-        return Err(bad("is not a regular file".into()));
+        return Err(Error::BadFile {
+            path: path.into(),
+            problem: "is not a regular file".into(),
+        });
     }
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    let map = Arc::new(map(&file).map_err(|error| Error::io(path, error))?);
-    let entries = header::read(&map).map_err(bad)?;
+    let map = map(&file).map_err(|error| Error::io(path, error))?;
+    read_tensors(path, Backing::Mapped(Arc::new(map)))
+}
+
+/// The tensors of a safetensors file of that name.
+fn read_tensors(path: &Path, file: Backing) -> Result<BTreeMap<String, StoredTensor>> {
+    let entries = header::read(&file).map_err(|problem| Error::BadFile {
+        path: path.into(),
+        problem,
+    })?;
     let stored = entries.into_iter().map(|entry| {
         let header::Entry {
             name,
@@ -267,7 +344,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
             StoredTensor {
                 dtype,
                 shape,
-                file: map.clone(),
+                file: file.clone(),
                 range,
             },
         )

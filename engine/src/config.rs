@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 pub use tensors::{Parameters, Part, TensorKind, TensorSpec};
 
 use crate::cpu::{KeyFormat, LatentFormat};
+use crate::source::Embedded;
 use crate::{Error, Result};
 
 /// A published config has some 2 kB; a larger file is something else.
@@ -229,6 +230,15 @@ impl Config {
         Ok(Self(read::sizes(&object)?))
     }
 
+    /// Reads `config.json` of a model in the program.
+    ///
+    /// # Errors
+    /// As [`Config::open`].
+    pub fn embedded(files: &Embedded) -> Result<Self> {
+        let object = object_in(files.config, &Embedded::name("config.json"))?;
+        Ok(Self(read::sizes(&object)?))
+    }
+
     /// Reads the text of a `config.json`.
     ///
     /// # Errors
@@ -330,18 +340,33 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
     if !metadata.is_file() {
         return Err(bad("is not a regular file".into()));
     }
-    if metadata.len() > MAX_FILE_BYTES {
-        let problem = format!(
-            "holds {} bytes, expected at most {MAX_FILE_BYTES}",
-            metadata.len()
-        );
-        return Err(bad(problem));
-    }
+    check_length(metadata.len()).map_err(bad)?;
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes))
         .map_err(|error| Error::io(path, error))?;
     parse_object(&bytes).map_err(bad)
+}
+
+/// The object in the bytes of a small JSON file of that name.
+///
+/// # Errors
+/// Too many bytes, or no JSON object in them.
+pub(crate) fn object_in(bytes: &[u8], name: &Path) -> Result<Map<String, Value>> {
+    let object = check_length(bytes.len() as u64).and_then(|()| parse_object(bytes));
+    object.map_err(|problem| Error::BadFile {
+        path: name.into(),
+        problem,
+    })
+}
+
+fn check_length(n_bytes: u64) -> std::result::Result<(), String> {
+    if n_bytes > MAX_FILE_BYTES {
+        return Err(format!(
+            "holds {n_bytes} bytes, expected at most {MAX_FILE_BYTES}"
+        ));
+    }
+    Ok(())
 }
 
 fn parse_object(bytes: &[u8]) -> std::result::Result<Map<String, Value>, String> {

@@ -11,10 +11,11 @@
 //! # Ok::<(), engine::Error>(())
 //! ```
 //!
-//! Bottom up: [`config`] and [`checkpoint`] read files, [`device`] says where to compute, [`ops`] are
-//! the operations with a portable body each and native ones in [`cpu`], [`gpu`] is the forward pass
-//! through WGSL kernels, [`model`] the forward pass on any device, [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what
-//! went on inside; [`verify`] checks it against a reference.
+//! Bottom up: [`source`] says where files are, [`config`] and [`checkpoint`] read them, [`device`] says
+//! where to compute, [`ops`] are the operations with a portable body each and native ones in [`cpu`],
+//! [`gpu`] is the forward pass through WGSL kernels, [`model`] the forward pass on any device,
+//! [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what went on
+//! inside; [`verify`] checks it against a reference.
 
 pub mod cache;
 pub mod chat;
@@ -33,6 +34,7 @@ pub mod rows;
 pub mod runner;
 pub mod sampler;
 pub mod session;
+pub mod source;
 pub mod stop;
 pub mod tokenizer;
 pub mod trace;
@@ -47,3 +49,4 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use model::Model;
 pub use session::{Session, SessionOptions};
+pub use source::{Embedded, Source};

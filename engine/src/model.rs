@@ -9,11 +9,13 @@ mod load;
 mod mla;
 mod mtp;
 mod output;
+mod selector;
 
 use std::sync::Arc;
 
 pub use load::{LoadOptions, LoadProgress};
 pub use output::{Output, OutputRows};
+pub use selector::Selector;
 
 use crate::cache::{Cache, CacheFormat};
 use crate::config::Config;
@@ -66,6 +68,9 @@ struct OpsModel {
 pub struct ForwardOptions {
     /// Positions that a token may read, instead of the checkpoint's `index_topk`.
     pub index_topk: Option<usize>,
+    /// Who chooses those positions, unless `dense`. Anything but the indexer is for evaluation, and
+    /// GPUs do not have it.
+    pub selector: Selector,
     /// Attend to everything, as if there were no selection. The indexer's keys are kept all the
     /// same, so that the next call may be sparse again.
     pub dense: bool,
@@ -293,6 +298,20 @@ impl Model {
                 found: "the expanded (MHA) form".into(),
                 expected: "the absorbed form: GPUs have no other".into(),
             });
+        }
+        if options.selector != Selector::Indexer {
+            let expected = match &self.config.indexer {
+                None => Some("a model with an indexer: this one attends to everything"),
+                Some(_) if on_gpu => Some("indexer: GPUs have no other"),
+                Some(_) => None,
+            };
+            if let Some(expected) = expected {
+                return Err(Error::Setting {
+                    name: "selector".into(),
+                    found: options.selector.name().into(),
+                    expected: expected.into(),
+                });
+            }
         }
         let Some(k) = options.index_topk else {
             return Ok(());

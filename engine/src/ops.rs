@@ -12,6 +12,7 @@ pub mod linear;
 pub mod norm;
 pub mod quantise;
 pub mod rope;
+pub mod softmax;
 
 /// Upper bound for the scratch space of one op, in bytes, whatever the context.
 pub const WORKSPACE_BYTES: usize = 64 << 20;

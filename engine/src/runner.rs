@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -18,6 +17,7 @@ use crate::generate::{Finish, GenerateOptions, Generation, Progress, Stats, Toke
 use crate::model::{ForwardOptions, LoadOptions, LoadProgress, Model};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, SessionOptions};
+use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 use crate::trace::{Frame, Watch};
 use crate::{Error, Result};
@@ -36,8 +36,8 @@ pub enum Prompt {
 pub enum Command {
     /// Load a checkpoint and start an empty timeline.
     Load {
-        /// Its folder.
-        folder: PathBuf,
+        /// Where its files are.
+        source: Source,
         /// A device for [`Device::open`].
         device: Option<String>,
         /// Whether to check values.
@@ -69,13 +69,13 @@ pub enum Command {
 /// What was loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// The checkpoint's folder.
-    pub folder: PathBuf,
+    /// Where the checkpoint's files are.
+    pub source: Source,
     /// The device's id and name.
     pub device: String,
     /// Bytes of weights.
     pub resident_bytes: usize,
-    /// Whether there is a `tokenizer.json`.
+    /// Whether there is a tokenizer.
     pub has_tokenizer: bool,
 }
 
@@ -261,11 +261,11 @@ impl Worker {
     fn obey(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Load {
-                folder,
+                source,
                 device,
                 options,
                 session,
-            } => self.load(folder, device, options, session),
+            } => self.load(source, device, options, session),
             Command::Send {
                 prompt,
                 sampler,
@@ -292,7 +292,7 @@ impl Worker {
 
     fn load(
         &mut self,
-        folder: PathBuf,
+        source: Source,
         device: Option<String>,
         options: LoadOptions,
         session: SessionOptions,
@@ -300,7 +300,7 @@ impl Worker {
         // The old model goes first: two at once may not fit.
         self.state = None;
         let device = Device::open(device.as_deref())?;
-        let model = Model::load(&folder, &device, options, &mut |progress| {
+        let model = Model::load_from(&source, &device, options, &mut |progress| {
             self.tell(Event::Loading(progress));
             match self.look() {
                 Flow::GoOn => ControlFlow::Continue(()),
@@ -311,9 +311,9 @@ impl Worker {
             self.tell(Event::Unloaded);
             return Ok(());
         };
-        let tokenizer = Tokenizer::open_in(&folder)?.map(Arc::new);
+        let tokenizer = source.tokenizer()?.map(Arc::new);
         let loaded = Loaded {
-            folder,
+            source,
             device: format!("{} ({})", device.info.id, device.info.name),
             resident_bytes: model.resident_bytes(),
             has_tokenizer: tokenizer.is_some(),

@@ -112,7 +112,8 @@ impl Session {
     /// Sets the knobs for the tokens to come.
     ///
     /// # Errors
-    /// `index_topk` is 0, or the model has no indexer to take it.
+    /// `index_topk` is 0, the model has no indexer to take it, or the device has no such form of
+    /// attention or selector.
     pub fn set_forward(&mut self, forward: ForwardOptions) -> Result<()> {
         self.model.check_options(&forward)?;
         self.forward = forward;

@@ -80,7 +80,11 @@ impl Tokenizer {
         }
     }
 
-    fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that follow the name of the file.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
         match inner.get_decoder() {

@@ -154,9 +154,11 @@ pub fn verify(
         },
     };
     let fp8_cache = oracle.facts.fp8_kv || oracle.facts.fp8_index;
+    let mut tolerance = Tolerance::of(device, fp8_cache);
+    tolerance.abs = tolerance.abs.max(oracle.facts.tolerance.unwrap_or(0.0));
     let mut compare = Compare {
         oracle: &oracle,
-        tolerance: Tolerance::of(device, fp8_cache),
+        tolerance,
         stages: Vec::new(),
     };
     let n_layers = model.config().num_hidden_layers;

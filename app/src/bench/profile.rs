@@ -5,7 +5,7 @@
 
 use anyhow::{bail, ensure};
 use engine::gpu::{CountCall, OpSum, Profile, count, counted_bits, least_layer_bytes};
-use engine::{Checkpoint, Config, Session};
+use engine::{Config, Session, Source};
 
 use super::{Arguments, Mode, ids};
 use crate::{Outcome, load, terminal};
@@ -14,16 +14,16 @@ use crate::{Outcome, load, terminal};
 const BINDING_BYTES: usize = u32::MAX as usize;
 
 /// Profiles one decoded token at each depth and in each mode.
-pub fn run(arguments: &Arguments, depths: &[usize], modes: &[Mode]) -> anyhow::Result<Outcome> {
-    let folder = &arguments.model.model;
-    let config = Config::open(folder)?;
-    let has_weights = ["model.safetensors", "model.safetensors.index.json"]
-        .iter()
-        .any(|file| folder.join(file).exists());
-    if !has_weights {
+pub fn run(
+    arguments: &Arguments,
+    source: &Source,
+    depths: &[usize],
+    modes: &[Mode],
+) -> anyhow::Result<Outcome> {
+    let config = source.config()?;
+    if !source.has_weights() {
         terminal::print(&format!(
-            "No weights in {}: counted, not run. Matrices as the config says, bindings of 4 GiB.\n",
-            folder.display()
+            "No weights in {source}: counted, not run. Matrices as the config says, bindings of 4 GiB.\n"
         ))?;
         for &mode in modes {
             for &depth in depths {
@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments, depths: &[usize], modes: &[Mode]) -> anyhow::R
         }
         return Ok(Outcome::Success);
     }
-    let checkpoint = Checkpoint::open(folder)?;
+    let checkpoint = source.checkpoint()?;
     let bits = |name: &str| {
         checkpoint
             .get(name)

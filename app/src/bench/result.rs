@@ -1,6 +1,6 @@
 //! What a bench found: a header that says on what, and a line for each measurement.
 
-use engine::Model;
+use engine::{Model, Source};
 use serde_json::{Value, json};
 
 use super::{Arguments, Mode, Test};
@@ -65,7 +65,7 @@ impl Row {
 
 impl Arguments {
     /// What is measured on what, for people.
-    pub fn header(&self, model: &Model) -> String {
+    pub fn header(&self, source: &Source, model: &Model) -> String {
         let parameters = model.config().parameters();
         let info = &model.device().info;
         let driver = if info.driver.is_empty() {
@@ -86,7 +86,7 @@ impl Arguments {
             info.id,
             info.name,
             rayon::current_num_threads(),
-            self.model.model.display(),
+            source,
             model.config().architecture.name(),
             terminal::count(parameters.total),
             terminal::count(parameters.active),
@@ -100,7 +100,7 @@ impl Arguments {
     }
 
     /// What was measured on what, and every result, for scripts.
-    pub fn document(&self, model: &Model, rows: &[Row]) -> Value {
+    pub fn document(&self, source: &Source, model: &Model, rows: &[Row]) -> Value {
         let parameters = model.config().parameters();
         let info = &model.device().info;
         let session = self.model.session_options();
@@ -117,7 +117,7 @@ impl Arguments {
             "processor": processor(),
             "threads": rayon::current_num_threads(),
             "model": {
-                "folder": self.model.model.display().to_string(),
+                "folder": source.to_string(),
                 "architecture": model.config().architecture.model_type(),
                 "parameters": parameters.total,
                 "active_parameters": parameters.active,

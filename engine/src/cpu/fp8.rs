@@ -9,7 +9,7 @@ const MAX: f32 = 448.0;
 
 /// The number that `code` stands for.
 #[inline(always)]
-pub(crate) fn decode(code: u8) -> f32 {
+pub fn decode(code: u8) -> f32 {
     let sign = u32::from(code & 0x80) << 24;
     let magnitude = u32::from(code & 0x7f);
     let normal = (magnitude << 20) + (120 << 23);
@@ -24,7 +24,7 @@ pub(crate) fn decode(code: u8) -> f32 {
 }
 
 /// The code nearest to `value`, ties to even, at most [`MAX`] away from zero; NaN stays.
-pub(crate) fn encode(value: f32) -> u8 {
+pub fn encode(value: f32) -> u8 {
     let sign = ((value.to_bits() >> 31) as u8) << 7;
     let magnitude = value.abs();
     if magnitude.is_nan() {
@@ -39,7 +39,7 @@ pub(crate) fn encode(value: f32) -> u8 {
 }
 
 /// `2^ceil(log2(max(amax, 1e-4) / 448))` for the largest magnitude `amax` of a block.
-pub(crate) fn scale(block: &[f32]) -> f32 {
+pub fn scale(block: &[f32]) -> f32 {
     let mut amax = 1e-4_f32;
     for value in block {
         amax = if value.abs() > amax {

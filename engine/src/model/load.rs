@@ -1,4 +1,4 @@
-//! From a checkpoint folder to a [`Model`].
+//! From the files of a checkpoint to a [`Model`].
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::device::{Device, Place};
 use crate::gpu::{GpuModel, WeightSource};
 use crate::ops::experts::Mlp;
 use crate::ops::rope::Rope;
+use crate::source::{Embedded, Source};
 use crate::weight::{Embedding, Vector, Weight};
 
 /// How to load.
@@ -61,9 +62,35 @@ impl Model {
         options: LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Option<Self>> {
-        let config = Config::open(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        let eos_token_ids = crate::checkpoint::eos_token_ids(folder, &config)?;
+        Self::load_from(&folder.into(), device, options, progress)
+    }
+
+    /// As [`Model::load`], of a model in the program: no file is read.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_embedded(
+        files: &'static Embedded,
+        device: &Device,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Option<Self>> {
+        Self::load_from(&Source::Embedded(files), device, options, progress)
+    }
+
+    /// As [`Model::load`], from wherever the files are.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_from(
+        source: &Source,
+        device: &Device,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Option<Self>> {
+        let config = source.config()?;
+        let checkpoint = source.checkpoint()?;
+        let eos_token_ids = source.eos_token_ids(&config)?;
         Self::from_checkpoint(
             config,
             &checkpoint,

@@ -4,6 +4,7 @@
 //! Source: spec 3.4 and 3.5.
 
 use super::block::Pass;
+use super::selector::{self, Selector};
 use crate::Result;
 use crate::cache::{KeyStore, LayerCache};
 use crate::config::IndexerConfig;
@@ -109,7 +110,12 @@ impl Mla {
             .or(config.indexer.as_ref().map(|sizes| sizes.index_topk));
         let sparse = !pass.options.dense && k.is_some_and(|k| context > k);
         if let (true, Some(query), Some(keys), Some(k)) = (sparse, &query, &cache.keys, k) {
-            pass.selection = Some(index::select(query, keys, k)?);
+            let (position, n) = (pass.position, x.n_rows());
+            pass.selection = Some(match pass.options.selector {
+                Selector::Indexer => index::select(query, keys, k)?,
+                Selector::Recent => selector::recent(position, n, k),
+                Selector::Random { seed } => selector::random(seed, layer, position, n, k),
+            });
         }
         let selection = if sparse {
             pass.selection.as_ref()

@@ -10,6 +10,7 @@
 
 use burn::Tensor;
 
+use super::softmax::softmax;
 use super::{WORKSPACE_BYTES, linear};
 use crate::Result;
 use crate::cache::LatentStore;
@@ -207,7 +208,7 @@ fn absorbed(
         .matmul(latents.clone().transpose());
     let on_rope = q_pe.reshape([n_heads * n, dr]).matmul(k_pe.transpose());
     let scores = ((on_latents + on_rope) * scale).reshape([n_heads, n, n_keys]) + mask;
-    let probabilities = burn::tensor::activation::softmax(scores, 2);
+    let probabilities = softmax(scores);
     let o_lat = probabilities
         .clone()
         .reshape([n_heads * n, n_keys])
@@ -228,6 +229,26 @@ fn expanded(
     k_pe: Tensor<2>,
     mask: Tensor<3>,
 ) -> (Tensor<2>, Tensor<3>) {
+    let [_, n, n_keys] = mask.dims();
+    let mask = mask.reshape([1, 1, n, n_keys]);
+    let (out, probabilities) = mha_portable(call.heads, 1, q, kv, k_pe, mask);
+    let n_heads = call.heads.n_heads;
+    (out, probabilities.reshape([n_heads, n, n_keys]))
+}
+
+/// The definition of the expanded form, for `n_sequences` of equal length one below the other:
+/// queries `[sequences × tokens, heads × (dn + dr)]`, rotated; `kv` `[sequences × keys, heads × (dn +
+/// dv)]`; rotated keys `[sequences × keys, dr]`; a mask that is added to the scores, `[sequences or 1,
+/// 1, tokens, keys]`. Gives `[sequences × tokens, heads × dv]` and the weights `[sequences, heads,
+/// tokens, keys]`. Gradients reach `q`, `kv` and `k_pe`.
+pub fn mha_portable(
+    heads: Heads,
+    n_sequences: usize,
+    q: Tensor<2>,
+    kv: Tensor<2>,
+    k_pe: Tensor<2>,
+    mask: Tensor<4>,
+) -> (Tensor<2>, Tensor<4>) {
     let Heads {
         n_heads,
         dn,
@@ -235,19 +256,27 @@ fn expanded(
         dv,
         scale,
         ..
-    } = call.heads;
-    let [n, _] = q.dims();
-    let n_keys = kv.dims()[0];
-    let k_nope = per_head(&kv, n_heads, 0..dn);
-    let v = per_head(&kv, n_heads, dn..dn + dv);
-    let on_nope = per_head(&q, n_heads, 0..dn).matmul(k_nope.swap_dims(1, 2));
-    let q_pe = per_head(&q, n_heads, dn..dn + dr).reshape([n_heads * n, dr]);
-    let on_rope = q_pe.matmul(k_pe.transpose()).reshape([n_heads, n, n_keys]);
-    let scores = (on_nope + on_rope) * scale + mask;
-    let probabilities = burn::tensor::activation::softmax(scores, 2);
+    } = heads;
+    let n = q.dims()[0] / n_sequences;
+    let n_keys = kv.dims()[0] / n_sequences;
+    let q = (q * scale)
+        .reshape([n_sequences, n, n_heads, dn + dr])
+        .swap_dims(1, 2);
+    let kv = kv
+        .reshape([n_sequences, n_keys, n_heads, dn + dv])
+        .swap_dims(1, 2);
+    let k_nope = kv
+        .clone()
+        .slice([0..n_sequences, 0..n_heads, 0..n_keys, 0..dn]);
+    let v = kv.slice([0..n_sequences, 0..n_heads, 0..n_keys, dn..dn + dv]);
+    let k_pe =
+        k_pe.reshape([n_sequences, 1, n_keys, dr])
+            .expand([n_sequences, n_heads, n_keys, dr]);
+    let k = Tensor::cat(vec![k_nope, k_pe], 3);
+    let probabilities = softmax(q.matmul(k.swap_dims(2, 3)) + mask);
     let out = probabilities.clone().matmul(v);
     (
-        out.swap_dims(0, 1).reshape([n, n_heads * dv]),
+        out.swap_dims(1, 2).reshape([n_sequences * n, n_heads * dv]),
         probabilities,
     )
 }

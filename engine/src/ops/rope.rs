@@ -71,17 +71,8 @@ impl Rope {
 
     /// Angles of positions `first..first + n`.
     pub(crate) fn angles(&self, first: usize, n: usize, place: &Place) -> Angles {
+        let (cos, sin) = self.cos_sin(first..first + n);
         let half = self.frequencies.len();
-        let mut cos = Vec::with_capacity(n * half);
-        let mut sin = Vec::with_capacity(n * half);
-        for position in first..first + n {
-            for frequency in &self.frequencies {
-                // The product is rounded to f32 as in the official code, the functions are exact.
-                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
-                cos.push(c as f32 * self.factor);
-                sin.push(s as f32 * self.factor);
-            }
-        }
         let tensors = match place {
             Place::Host | Place::Gpu { .. } => None,
             place => Some((
@@ -90,6 +81,32 @@ impl Rope {
             )),
         };
         Angles { cos, sin, tensors }
+    }
+
+    /// Angles of positions `0..n`, once for each of `n_sequences`, as tensors like `like`.
+    pub fn angles_of_sequences(&self, n_sequences: usize, n: usize, like: &Tensor<2>) -> Angles {
+        let (cos, sin) = self.cos_sin((0..n_sequences).flat_map(|_| 0..n));
+        let half = self.frequencies.len();
+        let tensor = |values: &[f32]| {
+            let data = burn::tensor::TensorData::new(values.to_vec(), [n_sequences * n, 1, half]);
+            Tensor::from_data(data, (&like.device(), like.dtype()))
+        };
+        let tensors = Some((tensor(&cos), tensor(&sin)));
+        Angles { cos, sin, tensors }
+    }
+
+    fn cos_sin(&self, positions: impl Iterator<Item = usize>) -> (Vec<f32>, Vec<f32>) {
+        let mut cos = Vec::new();
+        let mut sin = Vec::new();
+        for position in positions {
+            for frequency in &self.frequencies {
+                // The product is rounded to f32 as in the official code, the functions are exact.
+                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                cos.push(c as f32 * self.factor);
+                sin.push(s as f32 * self.factor);
+            }
+        }
+        (cos, sin)
     }
 }
 

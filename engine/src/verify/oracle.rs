@@ -16,6 +16,9 @@ pub(super) struct Facts {
     #[serde(default)]
     pub(super) fp8_kv: bool,
     pub(super) min_expert_gap: Option<f32>,
+    /// Numbers may be off by this much, where that is more than a device's own tolerance: the residual
+    /// stream of a trained model is hundreds of times that of the random fixtures.
+    pub(super) tolerance: Option<f32>,
 }
 
 pub(super) struct Oracle {

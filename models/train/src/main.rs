@@ -1,0 +1,34 @@
+//! `sparsight-train`: trains a model by a recipe, and makes what goes with it.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+
+/// Trains a tiny model of the DeepSeek-V3.2 family by its own recipe.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(commands::run::Arguments),
+    Export(commands::export::Arguments),
+    Tokenizer(commands::tokenizer::Arguments),
+    Texts(commands::texts::Arguments),
+    Curves(commands::curves::Arguments),
+    Stages(commands::stages::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Run(arguments) => commands::run::run(arguments),
+        Command::Export(arguments) => commands::export::run(arguments),
+        Command::Tokenizer(arguments) => commands::tokenizer::run(arguments),
+        Command::Texts(arguments) => commands::texts::run(arguments),
+        Command::Curves(arguments) => commands::curves::run(arguments),
+        Command::Stages(arguments) => commands::stages::run(arguments),
+    }
+}
