@@ -14,10 +14,12 @@ use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use crate::adamw::AdamW;
 use crate::forward::read;
 use crate::net::Net;
+use crate::recipe::Recipe;
 use crate::{Error, Result};
 
 /// The file's name in the folder of a run.
@@ -43,9 +45,55 @@ pub struct Progress {
 struct Header {
     progress: Progress,
     n_steps: u64,
-    seed: u64,
-    /// `config.json` of the model, to refuse a checkpoint of another.
-    config: String,
+    #[serde(flatten)]
+    identity: Identity,
+}
+
+/// What a state belongs to. Stages may change while a run is under way, these may not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The recipe's seed.
+    pub seed: u64,
+    /// The text of the model's `config.json`.
+    pub config: String,
+    /// SHA-256 of the tokenizer's file.
+    pub tokenizer: String,
+}
+
+impl Identity {
+    /// That of a recipe.
+    ///
+    /// # Errors
+    /// A file that it names cannot be read.
+    pub fn of(recipe: &Recipe) -> Result<Self> {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| Error::io(path, error));
+        let config = read(&recipe.config)?;
+        let config = String::from_utf8(config).map_err(|error| Error::BadFile {
+            path: recipe.config.clone(),
+            problem: error.to_string(),
+        })?;
+        let digest = sha2::Sha256::digest(read(&recipe.tokenizer)?);
+        Ok(Self {
+            seed: recipe.seed,
+            config,
+            tokenizer: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+
+    /// What `other` has that this has not, in words.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self.config != other.config {
+            return Some("belongs to another config.json, expected that of the recipe".into());
+        }
+        if self.tokenizer != other.tokenizer {
+            let (found, expected) = (&self.tokenizer, &other.tokenizer);
+            return Some(format!(
+                "belongs to the tokenizer of SHA-256 {found}, expected {expected}"
+            ));
+        }
+        (self.seed != other.seed)
+            .then(|| format!("was begun with seed {}, expected {}", self.seed, other.seed))
+    }
 }
 
 /// Writes `bytes` to `path` so that `path` always holds a whole file.
@@ -75,8 +123,7 @@ pub fn save(
     net: &Net,
     optimizer: &AdamW,
     progress: &Progress,
-    seed: u64,
-    config: &str,
+    identity: &Identity,
 ) -> Result<()> {
     let mut data: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     let mut add = |name: String, tensor: &Tensor<2>| -> Result<()> {
@@ -97,8 +144,7 @@ pub fn save(
     let header = Header {
         progress: progress.clone(),
         n_steps: optimizer.n_steps,
-        seed,
-        config: config.into(),
+        identity: identity.clone(),
     };
     let header = serde_json::to_string(&header).expect("numbers and strings are JSON");
     let views = data.iter().map(|(name, (shape, bytes))| {
@@ -114,12 +160,11 @@ pub fn save(
 /// Takes a run up again; `None` where the folder holds none.
 ///
 /// # Errors
-/// The file is damaged, or belongs to another model or seed.
+/// The file is damaged, or belongs to another model, tokenizer or seed.
 pub fn open(
     folder: &Path,
     config: &Config,
-    config_text: &str,
-    seed: u64,
+    identity: &Identity,
     device: &Device,
     dtype: DType,
 ) -> Result<Option<(Net, AdamW, Progress)>> {
@@ -142,16 +187,8 @@ pub fn open(
     let header =
         header.ok_or_else(|| bad("found no entry \"sparsight_train\", expected one".into()))?;
     let header: Header = serde_json::from_str(header).map_err(|error| bad(error.to_string()))?;
-    if header.config != config_text {
-        return Err(bad(
-            "belongs to another config.json, expected that of the recipe".into(),
-        ));
-    }
-    if header.seed != seed {
-        return Err(bad(format!(
-            "was begun with seed {}, expected {seed}",
-            header.seed
-        )));
+    if let Some(problem) = header.identity.difference(identity) {
+        return Err(bad(problem));
     }
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| bad(error.to_string()))?;
     let values = |name: &str, n: usize| -> Result<Vec<f32>> {

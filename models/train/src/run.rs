@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use engine::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
 use crate::adamw::{AdamW, Gradients};
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Identity, Progress};
 use crate::curves::CURVES;
 use crate::data::{Corpus, Split};
 use crate::forward::{Batch, PassOptions, PassStats, forward};
@@ -43,7 +43,7 @@ pub struct Run {
     recipe: Recipe,
     options: RunOptions,
     config: Config,
-    config_text: String,
+    identity: Identity,
     corpus: Corpus,
     net: Net,
     optimizer: AdamW,
@@ -59,20 +59,17 @@ impl Run {
     /// # Errors
     /// A file that is missing or damaged, a state of another model, a recipe that does not fit.
     pub fn open(recipe: Recipe, options: RunOptions) -> Result<Self> {
-        let read =
-            |path: &Path| std::fs::read_to_string(path).map_err(|error| Error::io(path, error));
-        let config_text = read(&recipe.config)?;
-        let config = Config::from_json(&config_text)?;
+        let identity = Identity::of(&recipe)?;
+        let config = Config::from_json(&identity.config)?;
         let tokenizer = Tokenizer::open(&recipe.tokenizer)?;
         check_fit(&recipe, &config, &tokenizer)?;
         let corpus = Corpus::open(Arc::new(tokenizer), options.texts.as_deref())?;
         let folder = &options.folder;
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let (device, dtype) = (&options.device, DType::F32);
-        let seed = recipe.seed;
-        let found = checkpoint::open(folder, &config, &config_text, seed, device, dtype)?;
+        let found = checkpoint::open(folder, &config, &identity, device, dtype)?;
         let (net, optimizer, progress) = found.unwrap_or_else(|| {
-            let net = Net::random(&config, recipe.init_std, seed, device, dtype);
+            let net = Net::random(&config, recipe.init_std, recipe.seed, device, dtype);
             (net, AdamW::default(), Progress::default())
         });
         let log = Log::open(folder, &progress)?;
@@ -87,7 +84,7 @@ impl Run {
             recipe,
             options,
             config,
-            config_text,
+            identity,
             corpus,
             net,
             optimizer,
@@ -172,8 +169,7 @@ impl Run {
             &self.net,
             &self.optimizer,
             &self.progress,
-            self.recipe.seed,
-            &self.config_text,
+            &self.identity,
         )
     }
 

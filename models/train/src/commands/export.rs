@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use burn::tensor::{DType, Device};
+use train::checkpoint::Identity;
 use train::export::{STORES, Store};
 use train::recipe::Recipe;
 use train::{checkpoint, export};
@@ -40,14 +41,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         store,
     } = arguments;
     let recipe = Recipe::open(&recipe)?;
-    let text = std::fs::read_to_string(&recipe.config)
-        .with_context(|| recipe.config.display().to_string())?;
-    let config = engine::Config::from_json(&text)?;
+    let identity = Identity::of(&recipe)?;
+    let config = engine::Config::from_json(&identity.config)?;
     let (device, dtype) = (Device::flex(), DType::F32);
-    let found = checkpoint::open(&run, &config, &text, recipe.seed, &device, dtype)?;
+    let found = checkpoint::open(&run, &config, &identity, &device, dtype)?;
     let (net, _, progress) =
         found.with_context(|| format!("{}: found no run, expected one", run.display()))?;
-    let n_bytes = export::write(&net, &text, store, &to)?;
+    let n_bytes = export::write(&net, &identity.config, store, &to)?;
     println!(
         "{} tokens seen, {n_bytes} bytes in {}",
         progress.n_tokens,

@@ -229,6 +229,15 @@ fn states_of_other_runs() {
     );
     case.write("recipe.toml", RECIPE);
     case.open("run").unwrap();
+    // The same tokenizer in other bytes: it may well give other ids, so it counts as another.
+    let path = case.path("tokenizer.json");
+    let tokenizer = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{tokenizer}\n")).unwrap();
+    assert_refused(
+        case.open("run").map(|_| ()),
+        &["state.safetensors", "tokenizer of SHA-256"],
+    );
+    std::fs::write(&path, tokenizer).unwrap();
     let mut other = config_json();
     other["vocab_size"] = json!(325);
     case.write("config.json", &other.to_string());
