@@ -2,6 +2,8 @@
 
 mod commands;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Trains a tiny model of the DeepSeek-V3.2 family by its own recipe.
@@ -22,7 +24,25 @@ enum Command {
     Stages(commands::stages::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    // One line, as `sparsight` gives it: returned from here, an error would bring a backtrace along.
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut message = error.to_string();
+            // Errors of files tell their cause themselves.
+            for cause in error.chain().skip(1).map(ToString::to_string) {
+                if !message.contains(&cause) {
+                    message = format!("{message}: {cause}");
+                }
+            }
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Run(arguments) => commands::run::run(arguments),
         Command::Export(arguments) => commands::export::run(arguments),
