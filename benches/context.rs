@@ -69,7 +69,7 @@ fn main() {
         let prefill = prompt.len() as f64 / start.elapsed().as_secs_f64();
         let sparse = decode(&mut session, depth, false);
         let dense = decode(&mut session, depth, true);
-        let cache = session.cache_bytes() as f64 / f64::from(1 << 20);
+        let cache = session.cache_bytes().total() as f64 / f64::from(1 << 20);
         println!("| {depth} | {sparse:.3} | {dense:.3} | {prefill:.0} | {cache:.1} |");
     }
 }

@@ -5,8 +5,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::cpu::{
-    Call, Dtype, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend, linear,
-    run, select, top_k,
+    Call, Dtype, Forced, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend,
+    linear, run, select, top_k,
 };
 use std::hint::black_box;
 
@@ -64,12 +64,13 @@ fn indexer(criterion: &mut Criterion) {
             let mut cache = KeyCache::new(dim, format);
             cache.push(&numbers(context * dim));
             let (q, w) = (numbers(n_heads * dim), numbers(n_heads));
+            let free = Forced::default();
             group.throughput(Throughput::Bytes(cache.bytes() as u64));
             group.bench_function(
                 BenchmarkId::new(format!("{format:?}"), context),
                 |bencher| {
                     bencher.iter(|| {
-                        run(|| select(black_box(&q), &w, n_heads, &cache, context - 1, k))
+                        run(|| select(black_box(&q), &w, n_heads, &cache, context - 1, k, &free))
                     });
                 },
             );
@@ -120,6 +121,7 @@ fn attention(criterion: &mut Criterion) {
             &keys,
             8191,
             k,
+            &Forced::default(),
         )
         .expect("the numbers are finite");
         let mut out = vec![0.0; heads.n_heads * heads.dv];

@@ -84,5 +84,9 @@ fn measure(folder: &std::path::Path) {
                 .ok()
         })
         .expect("Linux tells the peak of each process");
-    println!("{} {}", session.cache_bytes() as f64 / MIB, peak / 1024.0);
+    println!(
+        "{} {}",
+        session.cache_bytes().total() as f64 / MIB,
+        peak / 1024.0
+    );
 }

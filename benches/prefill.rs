@@ -75,7 +75,7 @@ fn main() {
             "| {} | {n_tokens} | {seconds:.0} | {:.0} | {:.1} | {:.1} |",
             info.name,
             n_tokens as f64 / seconds,
-            session.cache_bytes() as f64 / f64::from(1 << 20),
+            session.cache_bytes().total() as f64 / f64::from(1 << 20),
             largest as f64 / f64::from(1 << 20)
         );
     }

@@ -287,8 +287,7 @@ fn they_agree_over_the_ends_of_pages() {
         let stages = [Stage::SelectedPositions, Stage::Hidden, Stage::Logits];
         session.watch(Watch {
             stages: stages.into(),
-            layers: None,
-            rows: WatchedRows::Last,
+            ..Watch::default()
         });
         let mut frames = Vec::new();
         // A row before, at and after each end.
@@ -349,6 +348,7 @@ fn they_agree_with_caches_in_fp8_of_ragged_blocks() {
                 stages: [Stage::IndexScores, Stage::Logits].into(),
                 layers: Some([0].into()),
                 rows: WatchedRows::All,
+                ..Watch::default()
             });
             session.advance(&ids(40)).unwrap();
             session.take_frames()

@@ -1,14 +1,15 @@
 //! The runner's thread: whatever happens ends in an event.
 
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use engine::generate::{GenerateOptions, Stop};
-use engine::model::{ForwardOptions, LoadOptions};
-use engine::runner::{Command, Event, Prompt, Runner};
+use engine::model::{ForwardOptions, Intervention, LoadOptions};
+use engine::runner::{Command, Event, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
 use engine::trace::{Stage, Watch, WatchedRows};
-use engine::{SessionOptions, Source};
+use engine::{Config, SessionOptions, Source};
 
 use crate::fixture;
 
@@ -55,6 +56,7 @@ fn send(prompt: Prompt, max_tokens: Option<usize>) -> Command {
             ..GenerateOptions::default()
         },
         forward: ForwardOptions::default(),
+        record: Record::default(),
     }
 }
 
@@ -75,7 +77,7 @@ fn load_send_watch_rewind() {
     runner.send(Command::Watch(Watch {
         stages: [Stage::SelectedPositions].into(),
         layers: Some([1].into()),
-        rows: WatchedRows::Last,
+        ..Watch::default()
     }));
     runner.send(send(Prompt::Append((2..32).collect()), Some(3)));
     let seen = until(&events, is_finished);
@@ -245,4 +247,183 @@ fn dropping_the_handle_ends_the_thread_in_mid_generation() {
     // The thread has ended, so its sender is gone once what it sent is read.
     while events.recv_timeout(PATIENCE).is_ok() {}
     assert!(events.try_recv().is_err());
+}
+
+/// Rows of logits with the position of their token, as frames told them.
+fn logit_rows(events: &[Event]) -> Vec<(usize, Vec<f32>)> {
+    let mut rows = Vec::new();
+    for event in events {
+        let Event::Frame(frame) = event else { continue };
+        let value = frame.get(None, Stage::Logits).unwrap();
+        let width = value.shape()[1];
+        for (row, logits) in value.floats().unwrap().chunks_exact(width).enumerate() {
+            rows.push((frame.position + row, logits.to_vec()));
+        }
+    }
+    rows
+}
+
+#[test]
+fn given_tokens_are_fed_without_sampling_and_every_row_is_told() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    runner.send(Command::Watch(Watch {
+        stages: [Stage::Logits].into(),
+        rows: WatchedRows::All,
+        ..Watch::default()
+    }));
+    let ids: Vec<u32> = (2..42).collect();
+    runner.send(send(Prompt::Whole(ids.clone()), Some(0)));
+    let base = until(&events, is_finished);
+    let mut variant = send(Prompt::Append(ids[20..].to_vec()), Some(0));
+    if let Command::Send { forward, .. } = &mut variant {
+        forward.intervention.banned.insert(3);
+    }
+    runner.send(Command::Rewind(20));
+    assert_eq!(next(&events), Event::Rewound(20));
+    runner.send(variant);
+    let seen = until(&events, is_finished);
+    let Some(Event::Finished(finish)) = seen.last() else {
+        unreachable!("the last one is it")
+    };
+    assert_eq!((&finish.stop, finish.stats.n_generated), (&Stop::Length, 0));
+    assert!(!seen.iter().any(|event| matches!(event, Event::Token(_))));
+    // Chunks of 8: 8, 8, 4, a frame each.
+    let frames = seen.iter().filter(|event| matches!(event, Event::Frame(_)));
+    assert_eq!(frames.count(), 3);
+    let (base, changed) = (logit_rows(&base), logit_rows(&seen));
+    let positions: Vec<usize> = changed.iter().map(|(position, _)| *position).collect();
+    assert_eq!(positions, (20..40).collect::<Vec<_>>());
+    assert_ne!(changed.last(), base.last(), "position 3 was read before");
+    // Back to what was: the same rows again.
+    runner.send(send(Prompt::Whole(ids), Some(0)));
+    let seen = until(&events, is_finished);
+    assert_eq!(total_fed(&seen), Some(20));
+    assert_eq!(logit_rows(&seen), base[20..]);
+}
+
+#[test]
+fn what_was_recorded_is_told_once_and_replays() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    let ids: Vec<u32> = (2..42).collect();
+    let recording = |prompt, intervention: Intervention| {
+        let mut command = send(prompt, Some(2));
+        if let Command::Send {
+            record,
+            sampler,
+            forward,
+            ..
+        } = &mut command
+        {
+            *record = Record {
+                routes: true,
+                selections: true,
+            };
+            sampler.temperature = 0.0;
+            forward.intervention = intervention;
+        }
+        command
+    };
+    let told = |seen: &[Event]| {
+        let mut found = seen.iter().filter_map(|event| match event {
+            Event::Recorded { routes, selections } => {
+                Some((routes.clone().unwrap(), selections.clone().unwrap()))
+            }
+            _ => None,
+        });
+        let first = found.next();
+        assert!(found.next().is_none(), "told once");
+        first
+    };
+    runner.send(recording(
+        Prompt::Whole(ids.clone()),
+        Intervention::default(),
+    ));
+    let first = until(&events, is_finished);
+    // Before it is over.
+    assert!(matches!(first[first.len() - 2], Event::Recorded { .. }));
+    let (routes, selections) = told(&first).unwrap();
+    assert_eq!((routes.first_position(), routes.len()), (0, 42));
+    assert_eq!(selections.len(), 3 * 42);
+    assert_eq!(selections.get(0, 41).unwrap().len(), 16);
+
+    let replay = Intervention {
+        routes: Some(Arc::new(routes.clone())),
+        selections: Some(Arc::new(selections.clone())),
+        ..Intervention::default()
+    };
+    runner.send(recording(Prompt::Whole(ids.clone()), replay.clone()));
+    let second = until(&events, is_finished);
+    assert_eq!(told(&second).unwrap(), (routes, selections));
+    let tokens = |seen: &[Event]| {
+        let tokens = seen.iter().filter_map(|event| match event {
+            Event::Token(token) => Some(token.picked.clone()),
+            _ => None,
+        });
+        tokens.collect::<Vec<_>>()
+    };
+    assert_eq!(tokens(&second), tokens(&first));
+
+    // What a kept beginning did is not recorded again; only what is fed is.
+    runner.send(recording(Prompt::Whole(ids.clone()), replay));
+    let (routes, selections) = told(&until(&events, is_finished)).unwrap();
+    assert_eq!((routes.first_position(), routes.len()), (39, 3));
+    assert_eq!(selections.len(), 3 * 3);
+    // Nor is anything told to those who do not ask.
+    runner.send(send(Prompt::Whole(ids), Some(1)));
+    assert!(told(&until(&events, is_finished)).is_none());
+}
+
+#[test]
+fn a_model_is_told_with_what_a_front_end_needs() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    for (name, keys_of) in [("v32-bf16", 3), ("glm-dsa", 2), ("v2-lite", 0)] {
+        runner.send(load(name));
+        let seen = until(&events, |event| matches!(event, Event::Loaded(_)));
+        let Some(Event::Loaded(loaded)) = seen.last() else {
+            unreachable!("the last one is it")
+        };
+        assert_eq!(loaded.config, Config::open(&fixture(name)).unwrap());
+        let parameters = loaded.config.parameters();
+        assert_eq!(loaded.n_parameters, parameters.total);
+        assert_eq!(loaded.n_active_parameters, parameters.active);
+        assert!(parameters.active < parameters.total);
+        // f32 latents of 32 + 16 in three layers, f32 keys of 32 where there is an indexer.
+        assert_eq!(loaded.cache_bytes_per_token, 3 * 48 * 4 + keys_of * 32 * 4);
+        assert_eq!(loaded.eos_token_ids, [1]);
+        runner.send(send(Prompt::Append(vec![5, 6]), Some(0)));
+        let seen = until(&events, is_finished);
+        let parts = seen.iter().find_map(|event| match event {
+            Event::Stats { cache_bytes, .. } => Some(*cache_bytes),
+            _ => None,
+        });
+        let parts = parts.expect("a chunk tells its stats");
+        assert_eq!(parts.keys > 0, keys_of > 0);
+        assert!(parts.latents > 0);
+    }
+}
+
+#[test]
+fn a_refused_intervention_leaves_the_timeline_alone() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    let ids: Vec<u32> = (2..42).collect();
+    runner.send(send(Prompt::Whole(ids.clone()), Some(0)));
+    until(&events, is_finished);
+    let mut bad = send(Prompt::Whole(ids.clone()), Some(0));
+    if let Command::Send { forward, .. } = &mut bad {
+        forward.intervention.experts_off.insert((0, 0));
+    }
+    runner.send(bad);
+    let Event::Error { during, message } = next(&events) else {
+        panic!("expected an error")
+    };
+    assert_eq!(during, "generate");
+    assert!(message.contains("a layer with experts"), "{message}");
+    runner.send(send(Prompt::Whole(ids), Some(0)));
+    assert_eq!(total_fed(&until(&events, is_finished)), Some(1));
 }

@@ -14,11 +14,14 @@ mod golden;
 mod gpu;
 mod hostile_checkpoint;
 mod kernels;
+mod past;
 mod portable_ops;
 mod runner;
 mod selector;
 mod shaders;
 mod timeline;
+mod timings;
+mod whatif;
 
 #[path = "../benches/random_model.rs"]
 mod random_model;

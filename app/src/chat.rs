@@ -19,7 +19,7 @@ use clap::Args;
 use engine::chat::{CompletionParser, Message, Role};
 use engine::generate::{Finish, GenerateOptions, Stats, Stop};
 use engine::model::ForwardOptions;
-use engine::runner::{Command, Event, Prompt, Runner};
+use engine::runner::{Command, Event, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
 use engine::tokenizer::Tokenizer;
 use indicatif::ProgressBar;
@@ -272,6 +272,7 @@ impl Chat {
                 masks: None,
             },
             forward: self.forward.clone(),
+            record: Record::default(),
         });
         let mut parser = CompletionParser::new(self.thinking);
         let mut screen = Screen::default();
@@ -350,7 +351,7 @@ impl Chat {
                         failed = screen.show(parser.push(&token.text)).err();
                     }
                 }
-                Some(Event::Stats { cache_bytes: n, .. }) => *cache_bytes = n,
+                Some(Event::Stats { cache_bytes: n, .. }) => *cache_bytes = n.total(),
                 Some(Event::Finished(finish)) => {
                     return match failed {
                         Some(error) => Err(error.into()),

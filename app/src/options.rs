@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use engine::cpu::{KeyFormat, LatentFormat};
-use engine::model::{ForwardOptions, LoadOptions, Selector};
+use engine::model::{ForwardOptions, Intervention, LoadOptions, Selector};
 use engine::sampler::SamplerOptions;
 use engine::session::DEFAULT_CHUNK_TOKENS;
 use engine::{CacheFormat, Config, SessionOptions, Source};
@@ -236,6 +236,20 @@ pub struct AttentionArgs {
     /// Use the expanded (MHA) form of attention for prompts: bits then depend on --chunk
     #[arg(long)]
     mha_prefill: bool,
+
+    /// Hide this position from every token after it; may be given several times. Needs the CPU or a
+    /// portable device, as --pin-position and --expert-off do
+    #[arg(long, value_name = "POSITION", allow_negative_numbers = true)]
+    ban_position: Vec<usize>,
+
+    /// Have every token from this position on read it, in the place of the lowest score that was
+    /// selected; may be given several times
+    #[arg(long, value_name = "POSITION", allow_negative_numbers = true)]
+    pin_position: Vec<usize>,
+
+    /// Route no token to this expert; may be given several times
+    #[arg(long, value_name = "LAYER:EXPERT", value_parser = parse_expert)]
+    expert_off: Vec<(usize, usize)>,
 }
 
 impl AttentionArgs {
@@ -253,8 +267,25 @@ impl AttentionArgs {
             selector: self.selector,
             dense: self.dense,
             mha_prefill: self.mha_prefill,
+            intervention: Intervention {
+                pinned: self.pin_position.iter().copied().collect(),
+                banned: self.ban_position.iter().copied().collect(),
+                experts_off: self.expert_off.iter().copied().collect(),
+                ..Intervention::default()
+            },
         })
     }
+}
+
+/// `LAYER:EXPERT`.
+fn parse_expert(text: &str) -> anyhow::Result<(usize, usize)> {
+    let parse = || {
+        let (layer, expert) = text.split_once(':')?;
+        Some((layer.parse().ok()?, expert.parse().ok()?))
+    };
+    parse().with_context(|| {
+        format!("found {text:?}, expected two whole numbers, LAYER:EXPERT, as in 3:17")
+    })
 }
 
 /// `indexer`, `recent` or `random[:SEED]`.
@@ -298,6 +329,16 @@ pub fn default_chunk() -> NonZeroUsize {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn experts_come_as_two_numbers() {
+        assert_eq!(parse_expert("3:17").unwrap(), (3, 17));
+        assert_eq!(parse_expert("0:0").unwrap(), (0, 0));
+        for text in ["", "3", "3:", ":3", "3:-1", "a:1", "1:2:3", "1: 2"] {
+            let error = parse_expert(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
 
     #[test]
     fn selectors_come_by_name() {

@@ -81,6 +81,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             Rows::Last => WatchedRows::Last,
             Rows::All => WatchedRows::All,
         },
+        timings: false,
     });
     let mut printer = Printer::new(&run, false)?;
     let mut frames = Vec::new();

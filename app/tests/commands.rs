@@ -817,3 +817,73 @@ fn a_selector_takes_the_indexers_place_or_says_why_not() {
         assert!(said.contains(word), "{said}");
     }
 }
+
+#[test]
+fn what_if_flags_change_what_is_read_and_who_works() {
+    let model = fixture("v32-f32");
+    let ids: Vec<String> = (0..40).map(|i| ((i * 37 + 11) % 128).to_string()).collect();
+    let ids = ids.join(",");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("trace.safetensors");
+    let trace = [
+        "trace", "--model", &model, "--ids", &ids, "-n", "1", "--device", "cpu",
+    ];
+    let extra = [
+        "--ban-position",
+        "0",
+        "--ban-position",
+        "39",
+        "--pin-position",
+        "1",
+        "--expert-off",
+        "2:5",
+        "--index-topk",
+        "3",
+        "--out",
+    ];
+    stdout(&sparsight(
+        &[&trace[..], &extra, &[out.to_str().unwrap()]].concat(),
+    ));
+    let frames = engine::trace_file::load(&out).unwrap();
+    // The last frame is of the generated token, behind both banned positions.
+    let frame = frames.last().unwrap();
+    assert_eq!(frame.position, 40);
+    for layer in 0..3 {
+        let positions = frame.get(layer, engine::trace::Stage::SelectedPositions);
+        let positions = positions.unwrap().integers().unwrap();
+        assert_eq!(positions.len(), 3);
+        assert!(positions.contains(&1), "{positions:?}");
+        assert!(!positions.contains(&0) && !positions.contains(&39));
+    }
+    let experts = frame.get(2, engine::trace::Stage::Experts).unwrap();
+    assert!(!experts.integers().unwrap().contains(&5));
+
+    for (flags, word) in [
+        (&["--expert-off", "2"][..], "LAYER:EXPERT"),
+        (&["--expert-off", "0:1"], "a layer with experts"),
+        (
+            &["--ban-position", "4", "--pin-position", "4"],
+            "pinned and banned",
+        ),
+        (
+            &[
+                "--pin-position",
+                "1",
+                "--pin-position",
+                "2",
+                "--index-topk",
+                "1",
+            ],
+            "at most 1",
+        ),
+        (&["--ban-position", "-1"], "--ban-position"),
+    ] {
+        let arguments = [
+            "generate", "--model", &model, "--ids", "1", "--device", "cpu",
+        ];
+        let output = sparsight(&[&arguments[..], flags].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
+}

@@ -32,6 +32,22 @@ impl Default for CacheFormat {
     }
 }
 
+/// Bytes that caches take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheBytes {
+    /// Latents and rotary keys of attention.
+    pub latents: usize,
+    /// Keys of the lightning indexer.
+    pub keys: usize,
+}
+
+impl CacheBytes {
+    /// Both together.
+    pub fn total(self) -> usize {
+        self.latents + self.keys
+    }
+}
+
 /// Tokens in one page of a tensor cache.
 const PAGE_TOKENS: usize = 1024;
 
@@ -158,6 +174,14 @@ impl LatentStore {
                 k_pe: Pages::new(place.clone(), dr),
                 format,
             }),
+        }
+    }
+
+    pub(crate) fn format(&self) -> LatentFormat {
+        match self {
+            Self::Host(cache) => cache.format(),
+            Self::Gpu(_) => unreachable!("kernels know their caches' format themselves"),
+            Self::Pages { format, .. } => *format,
         }
     }
 
@@ -314,11 +338,12 @@ impl Cache {
     }
 
     /// Bytes taken now, whole pages counted.
-    pub fn bytes(&self) -> usize {
-        self.layers
-            .iter()
-            .map(|layer| layer.latent.bytes() + layer.keys.as_ref().map_or(0, KeyStore::bytes))
-            .sum()
+    pub fn bytes(&self) -> CacheBytes {
+        let keys = |layer: &LayerCache| layer.keys.as_ref().map_or(0, KeyStore::bytes);
+        CacheBytes {
+            latents: self.layers.iter().map(|layer| layer.latent.bytes()).sum(),
+            keys: self.layers.iter().map(keys).sum(),
+        }
     }
 
     /// Says that every layer has taken `n` more tokens.

@@ -285,25 +285,56 @@ impl Config {
             .is_some_and(|indexer| owns(indexer).unwrap_or(true))
     }
 
-    /// Bytes that one token takes in the caches of the main layers . FP8 latents and keys have one
-    /// `f32` factor for 128 values; the rotary part of FP8 latents stays `f32`, or bf16 in FlashMLA's
-    /// form.
+    /// The layer whose selection `layer` reads by: itself, unless it has no indexer and an earlier layer
+    /// has. In a model without indexers every layer decides for itself, which is to read everything.
+    pub fn selection_layer(&self, layer: usize) -> usize {
+        if self.indexer.is_none() {
+            return layer;
+        }
+        (0..=layer)
+            .rev()
+            .find(|&owner| self.owns_indexer(owner))
+            .unwrap_or(layer)
+    }
+
+    /// The main layers that have experts, ascending.
+    pub fn moe_layers(&self) -> Vec<usize> {
+        (0..self.num_hidden_layers)
+            .filter(|&layer| self.is_moe(layer))
+            .collect()
+    }
+
+    /// Bytes that one token takes in the caches of the main layers: latents in each, keys in those
+    /// that have an indexer of their own.
     pub fn cache_bytes_per_token(&self, latent: LatentFormat, keys: KeyFormat) -> usize {
-        let fp8 = |width: usize| width + 4 * width.div_ceil(128);
+        let owners = (0..self.num_hidden_layers).filter(|&layer| self.owns_indexer(layer));
+        self.num_hidden_layers * self.latent_bytes(latent) + owners.count() * self.key_bytes(keys)
+    }
+
+    /// Bytes of one token's latent and rotary key in one layer. FP8 has one `f32` factor for 128
+    /// values; the rotary part stays `f32`, or bf16 in FlashMLA's form.
+    pub fn latent_bytes(&self, format: LatentFormat) -> usize {
         let (rank, dr) = (self.kv_lora_rank, self.qk_rope_head_dim);
-        let latent_bytes = match latent {
+        match format {
             LatentFormat::F32 => 4 * (rank + dr),
             LatentFormat::Bf16 => 2 * (rank + dr),
-            LatentFormat::Fp8 => fp8(rank) + 4 * dr,
-            LatentFormat::FlashMla => fp8(rank) + 2 * dr,
-        };
-        let key_bytes = self.indexer.as_ref().map_or(0, |indexer| match keys {
-            KeyFormat::F32 => 4 * indexer.index_head_dim,
-            KeyFormat::Fp8 => fp8(indexer.index_head_dim),
-        });
-        let owners = (0..self.num_hidden_layers).filter(|&layer| self.owns_indexer(layer));
-        self.num_hidden_layers * latent_bytes + owners.count() * key_bytes
+            LatentFormat::Fp8 => fp8_bytes(rank) + 4 * dr,
+            LatentFormat::FlashMla => fp8_bytes(rank) + 2 * dr,
+        }
     }
+
+    /// Bytes of one token's indexer key in one layer that has an indexer; 0 in a model without.
+    pub fn key_bytes(&self, format: KeyFormat) -> usize {
+        self.indexer.as_ref().map_or(0, |indexer| match format {
+            KeyFormat::F32 => 4 * indexer.index_head_dim,
+            KeyFormat::Fp8 => fp8_bytes(indexer.index_head_dim),
+        })
+    }
+}
+
+/// Bytes of `width` values in FP8, with one `f32` factor for 128 of them.
+fn fp8_bytes(width: usize) -> usize {
+    width + 4 * width.div_ceil(128)
 }
 
 impl Yarn {

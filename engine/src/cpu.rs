@@ -30,7 +30,7 @@ pub use latents::{LatentCache, LatentFormat};
 pub use matrix::{Dtype, Matrix};
 pub use mha::attend_mha;
 pub use rows::{hadamard, layer_norm, rms_norm, rope};
-pub use top_k::{Selection, top_k};
+pub use top_k::{Forced, Selection, top_k, top_k_with};
 
 use crate::ops::WORKSPACE_BYTES;
 

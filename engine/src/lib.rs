@@ -42,7 +42,7 @@ pub mod trace_file;
 pub mod verify;
 pub mod weight;
 
-pub use cache::CacheFormat;
+pub use cache::{CacheBytes, CacheFormat};
 pub use checkpoint::Checkpoint;
 pub use config::Config;
 pub use device::Device;

@@ -5,6 +5,7 @@
 //! feeds it is [`crate::session`].
 
 mod block;
+mod intervention;
 mod load;
 mod mla;
 mod mtp;
@@ -13,6 +14,7 @@ mod selector;
 
 use std::sync::Arc;
 
+pub use intervention::Intervention;
 pub use load::{LoadOptions, LoadProgress};
 pub use output::{Output, OutputRows};
 pub use selector::Selector;
@@ -25,7 +27,7 @@ use crate::gpu::{GpuModel, GpuPass, MAX_TOP_K, Profile, max_pass_tokens};
 use crate::ops::linear::linear;
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::Rope;
-use crate::replay::RouteTrace;
+use crate::replay::{RouteTrace, SelectionTrace};
 use crate::rows::Rows;
 use crate::trace::{Stage, Trace, Value};
 use crate::weight::{Embedding, Vector, Weight};
@@ -77,6 +79,8 @@ pub struct ForwardOptions {
     /// Use the expanded (MHA) form of attention for more than one token at a time. The absorbed
     /// form is the default, since it makes any split of a prompt give the same bits.
     pub mha_prefill: bool,
+    /// What a "what if" changes.
+    pub intervention: Intervention,
 }
 
 /// Which rows of a forward pass give logits.
@@ -90,11 +94,11 @@ pub enum LogitRows {
     All,
 }
 
-/// Routes to replay and routes to record.
+/// What a pass records of its decisions.
 #[derive(Default)]
-pub(crate) struct Routing<'a> {
-    pub(crate) replay: Option<&'a RouteTrace>,
-    pub(crate) record: Option<&'a mut RouteTrace>,
+pub(crate) struct Records<'a> {
+    pub(crate) routes: Option<&'a mut RouteTrace>,
+    pub(crate) selections: Option<&'a mut SelectionTrace>,
 }
 
 impl Model {
@@ -132,6 +136,11 @@ impl Model {
             }
             Body::Gpu(gpu) => gpu.resident_bytes(),
         }
+    }
+
+    /// Whether the kernels compute.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        matches!(self.body, Body::Gpu(_))
     }
 
     /// Most tokens that one pass takes, so that its workspace stays bounded.
@@ -186,12 +195,12 @@ impl Model {
         cache: &mut Cache,
         options: &ForwardOptions,
         logit_rows: LogitRows,
-        routing: &mut Routing,
+        records: &mut Records,
         trace: &mut Trace,
     ) -> Result<Output> {
         self.check_ids(ids, cache.n_tokens())?;
         self.keep_or_forget(ids.len(), cache, |cache| {
-            self.forward_checked(ids, cache, options, logit_rows, routing, trace)
+            self.forward_checked(ids, cache, options, logit_rows, records, trace)
         })
     }
 
@@ -221,7 +230,7 @@ impl Model {
         cache: &mut Cache,
         options: &ForwardOptions,
         logit_rows: LogitRows,
-        routing: &mut Routing,
+        records: &mut Records,
         trace: &mut Trace,
     ) -> Result<Output> {
         let position = cache.n_tokens();
@@ -235,26 +244,34 @@ impl Model {
                     options,
                     position,
                     angles: &angles,
-                    routing,
+                    records,
                     trace,
                 };
-                return model.forward(ids, &mut cache.layers, logit_rows, &mut pass);
+                return model.gpu().counted(&mut pass, |pass| {
+                    model.forward(ids, &mut cache.layers, logit_rows, pass)
+                });
             }
         };
+        let clock = trace.clock();
         let mut x = model.embed_tokens.rows(ids, &self.device);
+        trace.timed(clock, "embed", None, || {
+            model.embed_tokens.row_bytes(ids.len())
+        });
         let mut pass = Pass {
             config: &self.config,
             options,
             position,
             angles: &angles,
             selection: None,
-            routing,
+            records,
             trace,
         };
         for (block, layer_cache) in model.layers.iter().zip(&mut cache.layers) {
             x = block.forward(x, layer_cache, &mut pass)?;
         }
+        let clock = trace.clock();
         let hidden = rms_norm(&x, &model.norm, self.config.rms_norm_eps);
+        trace.timed(clock, "norm", None, || model.norm.bytes());
         let n = ids.len();
         let first = trace.first_row(n);
         if trace.wants(None, Stage::FinalHidden) {
@@ -267,15 +284,15 @@ impl Model {
         }
         let logits = match logit_rows {
             LogitRows::None => None,
-            LogitRows::Last => Some(model.head(&hidden.slice(n - 1, 1))),
-            LogitRows::All => Some(model.head(&hidden)),
+            LogitRows::Last => Some(model.head(&hidden.slice(n - 1, 1), trace)),
+            LogitRows::All => Some(model.head(&hidden, trace)),
         };
         if trace.wants(None, Stage::Logits) {
             let rows = match &logits {
                 Some(logits) if logits.n_rows() >= n - first => {
                     logits.slice(logits.n_rows() - (n - first), n - first)
                 }
-                _ => model.head(&hidden.slice(first, n - first)),
+                _ => model.head(&hidden.slice(first, n - first), trace),
             };
             trace.record(
                 None,
@@ -283,6 +300,7 @@ impl Model {
                 Value::f32([n - first, rows.width()], rows.read()?),
             );
         }
+        trace.end();
         Ok(Output {
             hidden: hidden.into(),
             logits: logits.map(Into::into),
@@ -291,7 +309,7 @@ impl Model {
 
     /// Refuses knobs that this model does not have.
     pub(crate) fn check_options(&self, options: &ForwardOptions) -> Result<()> {
-        let on_gpu = matches!(self.body, Body::Gpu(_));
+        let on_gpu = self.is_on_gpu();
         if on_gpu && options.mha_prefill {
             return Err(Error::Setting {
                 name: "attention form".into(),
@@ -313,20 +331,24 @@ impl Model {
                 });
             }
         }
-        let Some(k) = options.index_topk else {
-            return Ok(());
-        };
-        let expected = match &self.config.indexer {
-            None => "a model with an indexer: this one attends to everything",
-            Some(_) if k == 0 => "at least 1",
-            Some(_) if on_gpu && k > MAX_TOP_K => "at most 2048 on a GPU",
-            Some(_) => return Ok(()),
-        };
-        Err(Error::Setting {
-            name: "index_topk".into(),
-            found: k.to_string(),
-            expected: expected.into(),
-        })
+        if let Some(k) = options.index_topk {
+            let expected = match &self.config.indexer {
+                None => Some("a model with an indexer: this one attends to everything"),
+                Some(_) if k == 0 => Some("at least 1"),
+                Some(_) if on_gpu && k > MAX_TOP_K => Some("at most 2048 on a GPU"),
+                Some(_) => None,
+            };
+            if let Some(expected) = expected {
+                return Err(Error::Setting {
+                    name: "index_topk".into(),
+                    found: k.to_string(),
+                    expected: expected.into(),
+                });
+            }
+        }
+        options
+            .intervention
+            .check(&self.config, options, self.has_mtp(), on_gpu)
     }
 
     /// Refuses what cannot be fed at `position`.
@@ -351,8 +373,10 @@ impl Model {
 }
 
 impl OpsModel {
-    fn head(&self, hidden: &Rows) -> Rows {
+    fn head(&self, hidden: &Rows, trace: &mut Trace) -> Rows {
+        let clock = trace.clock();
         let [logits] = linear(hidden, [&self.lm_head]);
+        trace.timed(clock, "head", None, || self.lm_head.resident_bytes());
         logits
     }
 }

@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
+use crate::cache::CacheBytes;
+use crate::config::Config;
 use crate::device::Device;
 use crate::generate::{Finish, GenerateOptions, Generation, Progress, Stats, Token};
 use crate::model::{ForwardOptions, LoadOptions, LoadProgress, Model};
+use crate::replay::{RouteTrace, SelectionTrace};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, SessionOptions};
 use crate::source::Source;
@@ -25,10 +28,23 @@ use crate::{Error, Result};
 /// What to feed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
-    /// Exactly these ids after the timeline.
+    /// Exactly these ids after the timeline, whatever that was computed under. After a
+    /// [`Command::Rewind`] to a position, other knobs so hold from there on only; with
+    /// [`GenerateOptions::max_tokens`] 0 the ids are fed, watched and nothing is generated.
     Append(Vec<u32>),
-    /// These ids are the whole timeline: what it shares with them stays, the rest is redone.
+    /// These ids are the whole timeline, computed under the knobs of this command: what it shares with
+    /// them stays as far as it was computed under the same ([`Session::common_past`]), the rest is redone.
     Whole(Vec<u32>),
+}
+
+/// What to record of the decisions of a run, to replay it later through
+/// [`crate::model::Intervention`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The experts of each token.
+    pub routes: bool,
+    /// The positions that each token reads.
+    pub selections: bool,
 }
 
 /// What the runner is told.
@@ -53,8 +69,10 @@ pub enum Command {
         sampler: SamplerOptions,
         /// When to stop.
         options: GenerateOptions,
-        /// `index_topk`, dense mode.
+        /// `index_topk`, dense mode, interventions.
         forward: ForwardOptions,
+        /// What to tell as [`Event::Recorded`] when it ends.
+        record: Record,
     },
     /// Break off what runs: a load or a generation.
     Stop,
@@ -77,6 +95,18 @@ pub struct Loaded {
     pub resident_bytes: usize,
     /// Whether there is a tokenizer.
     pub has_tokenizer: bool,
+    /// Whether the checkpoint brought its MTP layer.
+    pub has_mtp: bool,
+    /// Token ids that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Sizes of the model: layers, context, indexer, experts.
+    pub config: Config,
+    /// Parameters, the MTP layer's left out.
+    pub n_parameters: u64,
+    /// Parameters that are read for one decoded token.
+    pub n_active_parameters: u64,
+    /// Bytes that a token takes in the caches, in the formats of this load.
+    pub cache_bytes_per_token: usize,
 }
 
 /// What the runner says.
@@ -99,12 +129,19 @@ pub enum Event {
     Token(Token),
     /// What a step recorded.
     Frame(Frame),
-    /// Times so far, with each token.
+    /// Times so far, with each chunk of the prompt and each token.
     Stats {
         /// Times and counts.
         stats: Stats,
         /// Bytes that the caches take.
-        cache_bytes: usize,
+        cache_bytes: CacheBytes,
+    },
+    /// What a run recorded of the tokens that it fed, before it is told that it ended or failed.
+    Recorded {
+        /// If [`Record::routes`] asked.
+        routes: Option<RouteTrace>,
+        /// If [`Record::selections`] asked.
+        selections: Option<SelectionTrace>,
     },
     /// A generation ended.
     Finished(Finish),
@@ -180,9 +217,6 @@ impl Drop for Runner {
 struct State {
     session: Session,
     tokenizer: Option<Arc<Tokenizer>>,
-    /// The knobs that all tokens of the timeline were computed under; `None` if not all under the
-    /// same.
-    forward: Option<ForwardOptions>,
 }
 
 struct Worker {
@@ -271,7 +305,8 @@ impl Worker {
                 sampler,
                 options,
                 forward,
-            } => self.send(prompt, sampler, options, forward),
+                record,
+            } => self.send(prompt, sampler, options, forward, record),
             Command::Stop => Ok(()),
             Command::Rewind(position) => {
                 self.state()?.session.rewind(position)?;
@@ -312,16 +347,24 @@ impl Worker {
             return Ok(());
         };
         let tokenizer = source.tokenizer()?.map(Arc::new);
+        let config = model.config().clone();
+        let parameters = config.parameters();
+        let format = session.cache_format;
         let loaded = Loaded {
             source,
             device: format!("{} ({})", device.info.id, device.info.name),
             resident_bytes: model.resident_bytes(),
             has_tokenizer: tokenizer.is_some(),
+            has_mtp: model.has_mtp(),
+            eos_token_ids: model.eos_token_ids().to_vec(),
+            n_parameters: parameters.total,
+            n_active_parameters: parameters.active,
+            cache_bytes_per_token: config.cache_bytes_per_token(format.latent, format.keys),
+            config,
         };
         self.state = Some(State {
             session: Session::new(Arc::new(model), session)?,
             tokenizer,
-            forward: None,
         });
         self.tell(Event::Loaded(loaded));
         Ok(())
@@ -349,6 +392,7 @@ impl Worker {
         sampler: SamplerOptions,
         options: GenerateOptions,
         forward: ForwardOptions,
+        record: Record,
     ) -> Result<()> {
         let sampler = Sampler::new(sampler)?;
         let state = self.state()?;
@@ -360,29 +404,42 @@ impl Worker {
         let (Prompt::Append(ids) | Prompt::Whole(ids)) = &prompt;
         state.session.model().check_ids(ids, start)?;
         state.session.set_forward(forward.clone())?;
-        let is_same = state.forward.as_ref() == Some(&forward);
+        // A run that a panic ended may have left its records.
+        state.session.take_routes();
+        state.session.take_selections();
+        if record.routes {
+            state.session.record_routes()?;
+        }
+        if record.selections {
+            state.session.record_selections()?;
+        }
         let ids = match prompt {
             Prompt::Append(ids) => ids,
             Prompt::Whole(ids) => {
-                // Tokens computed under other knobs are other tokens' past.
-                let kept = if is_same {
-                    state.session.common_prefix(&ids)
-                } else {
-                    0
-                };
+                let kept = state.session.common_past(&ids, &forward);
                 // The last token is fed again: its logits are not kept.
                 let kept = kept.min(ids.len().saturating_sub(1));
                 state.session.rewind(kept)?;
                 ids[kept..].to_vec()
             }
         };
-        state.forward = (is_same || state.session.position() == 0).then_some(forward);
         let tokenizer = state.tokenizer.clone();
-        let mut generation = Generation::new(&state.session, &ids, sampler, tokenizer, options)?;
+        let generation = Generation::new(&state.session, &ids, sampler, tokenizer, options)?;
+        let result = self.generate(generation);
+        if record != Record::default() {
+            let session = &mut self.state()?.session;
+            let (routes, selections) = (session.take_routes(), session.take_selections());
+            self.tell(Event::Recorded { routes, selections });
+        }
+        self.tell(Event::Finished(result?));
+        Ok(())
+    }
+
+    /// Steps to the end, or to a stop, and tells what happens on the way.
+    fn generate(&mut self, mut generation: Generation) -> Result<Finish> {
         loop {
             if self.look() == Flow::Stop {
-                self.tell(Event::Finished(generation.cancel()));
-                return Ok(());
+                return Ok(generation.cancel());
             }
             let state = self.state()?;
             let progress = generation.step(&mut state.session)?;
@@ -392,18 +449,13 @@ impl Worker {
             }
             match progress {
                 Progress::Prefill { done, total } => self.tell(Event::Prefill { done, total }),
-                Progress::Token(token) => {
-                    self.tell(Event::Token(token));
-                    self.tell(Event::Stats {
-                        stats: generation.stats(),
-                        cache_bytes,
-                    });
-                }
-                Progress::Done(finish) => {
-                    self.tell(Event::Finished(finish));
-                    return Ok(());
-                }
+                Progress::Token(token) => self.tell(Event::Token(token)),
+                Progress::Done(finish) => return Ok(finish),
             }
+            self.tell(Event::Stats {
+                stats: generation.stats(),
+                cache_bytes,
+            });
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct SamplerOptions {
     pub frequency_penalty: f64,
     /// Chooses the random stream.
     pub seed: u64,
-    /// How many best tokens [`Picked::top`] lists.
+    /// How many best tokens [`Picked::top`] lists, and [`Picked::draws`] with it.
     pub n_logprobs: usize,
     /// Whether [`Picked::kept`] is filled, for Keep Sampling Mask.
     pub keep_mask: bool,
@@ -205,6 +205,11 @@ pub struct Picked {
     /// The [`SamplerOptions::n_logprobs`] best tokens by raw logit, best first, each with its
     /// log-probability as in [`Picked::logprob`]. Tokens with logit −inf are left out.
     pub top: Vec<(u32, f32)>,
+    /// For each of [`Picked::top`] the probability that this draw gave it, after penalties,
+    /// temperature and truncation: 0 if it was truncated away; when greedy, 1 for the token taken.
+    pub draws: Vec<f32>,
+    /// How many tokens could be drawn; `None` where a device drew by itself, which does not count them.
+    pub n_kept: Option<usize>,
     /// Ascending ids of the tokens that could be drawn, if [`SamplerOptions::keep_mask`] asks.
     pub kept: Option<Vec<u32>>,
 }
@@ -466,11 +471,18 @@ impl Sampler {
         let kept_total: f64 = self.kept_weights.iter().sum();
         let chosen = self.draw(kept_total, position);
         let id = self.kept[chosen];
+        let top = self.best(logits, total);
+        let draw = |id: u32| match self.kept.binary_search(&id) {
+            Ok(at) => (self.kept_weights[at] / kept_total) as f32,
+            Err(_) => 0.0,
+        };
         Picked {
             id,
             logprob: total.logprob(logits[id as usize]),
             draw_logprob: (self.kept_weights[chosen].ln() - kept_total.ln()) as f32,
-            top: self.best(logits, total),
+            draws: top.iter().map(|&(id, _)| draw(id)).collect(),
+            top,
+            n_kept: Some(self.kept.len()),
             kept: self.options.keep_mask.then(|| self.kept.clone()),
         }
     }

@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::cache::{Cache, CacheFormat};
+use crate::cache::{Cache, CacheBytes, CacheFormat};
 use crate::config::MoeConfig;
-use crate::model::{ForwardOptions, LogitRows, Model, Output, Routing};
-use crate::replay::RouteTrace;
+use crate::model::{ForwardOptions, LogitRows, Model, Output, Records};
+use crate::replay::{RouteTrace, SelectionTrace};
 use crate::sampler::{DeviceDraw, Picked};
 use crate::trace::{Frame, Trace, Watch, WatchedRows};
 use crate::{Error, Result};
@@ -54,8 +54,17 @@ pub struct Session {
     forward: ForwardOptions,
     watch: Watch,
     frames: Vec<Frame>,
-    record: Option<RouteTrace>,
-    replay: Option<RouteTrace>,
+    past: Option<Past>,
+    routes: Option<RouteTrace>,
+    selections: Option<SelectionTrace>,
+}
+
+/// The longest beginning of a timeline that was computed under one set of knobs. What comes after it has
+/// a past of several kinds, so no set of knobs alone gives it again.
+#[derive(Debug)]
+struct Past {
+    forward: ForwardOptions,
+    n_tokens: usize,
 }
 
 impl Session {
@@ -79,8 +88,9 @@ impl Session {
             forward: ForwardOptions::default(),
             watch: Watch::default(),
             frames: Vec::new(),
-            record: None,
-            replay: None,
+            past: None,
+            routes: None,
+            selections: None,
         })
     }
 
@@ -105,15 +115,16 @@ impl Session {
     }
 
     /// Bytes that the caches take.
-    pub fn cache_bytes(&self) -> usize {
+    pub fn cache_bytes(&self) -> CacheBytes {
         self.cache.bytes()
     }
 
-    /// Sets the knobs for the tokens to come.
+    /// Sets the knobs for the tokens to come. Those that are there stay as they were computed:
+    /// [`Session::common_past`] tells how far they fit.
     ///
     /// # Errors
-    /// `index_topk` is 0, the model has no indexer to take it, or the device has no such form of
-    /// attention or selector.
+    /// `index_topk` is 0, the model has no indexer to take it, the device has no such form of
+    /// attention, selector or intervention, or an intervention that the model cannot follow.
     pub fn set_forward(&mut self, forward: ForwardOptions) -> Result<()> {
         self.model.check_options(&forward)?;
         self.forward = forward;
@@ -152,8 +163,30 @@ impl Session {
             &layers,
             self.position(),
         )?;
-        self.record = Some(trace);
+        self.routes = Some(trace);
         Ok(())
+    }
+
+    /// Records every selection from the next token on: what each token reads, in each layer that
+    /// selects for itself.
+    ///
+    /// # Errors
+    /// On a GPU, whose selections stay there.
+    pub fn record_selections(&mut self) -> Result<()> {
+        if self.model.is_on_gpu() {
+            return Err(Error::Setting {
+                name: "recorded selections".into(),
+                found: self.model.device().info.id.clone(),
+                expected: "the CPU or a portable device".into(),
+            });
+        }
+        self.selections = Some(SelectionTrace::new());
+        Ok(())
+    }
+
+    /// The recorded selections, and no more recording.
+    pub fn take_selections(&mut self) -> Option<SelectionTrace> {
+        self.selections.take()
     }
 
     /// MoE sizes and layers of the model.
@@ -164,30 +197,23 @@ impl Session {
             found: "a model without MoE layers".into(),
             expected: "one with experts to route to".into(),
         })?;
-        Ok((
-            moe,
-            (0..config.num_hidden_layers)
-                .filter(|&layer| config.is_moe(layer))
-                .collect(),
-        ))
+        Ok((moe, config.moe_layers()))
     }
 
     /// The recorded routes, and no more recording.
     pub fn take_routes(&mut self) -> Option<RouteTrace> {
-        self.record.take()
+        self.routes.take()
     }
 
-    /// Replays these routes where they know a token, instead of the gate's own choice.
+    /// Replays these routes where they know a token, instead of the gate's own choice: sets
+    /// [`crate::model::Intervention::routes`] of the knobs in force.
     ///
     /// # Errors
     /// The model has no MoE layers, or the routes are from a model of other sizes.
     pub fn replay_routes(&mut self, routes: Option<RouteTrace>) -> Result<()> {
-        if let Some(routes) = &routes {
-            let (moe, layers) = self.moe()?;
-            routes.check(moe.n_routed_experts, moe.num_experts_per_tok, &layers)?;
-        }
-        self.replay = routes;
-        Ok(())
+        let mut forward = self.forward.clone();
+        forward.intervention.routes = routes.map(Arc::new);
+        self.set_forward(forward)
     }
 
     /// Feeds `ids` and returns the logits after the last of them.
@@ -280,34 +306,46 @@ impl Session {
     fn step(&mut self, ids: &[u32], rows: LogitRows, is_last: bool) -> Result<Output> {
         // The last row of a chunk that is not the last chooses no token.
         let wanted = is_last || self.watch.rows == WatchedRows::All;
-        let watching = wanted && !self.watch.stages.is_empty();
+        let watching = wanted && self.watch.is_on();
         let mut trace = if watching {
             Trace::new(self.watch.clone())
         } else {
             Trace::off()
         };
-        let mut routing = Routing {
-            replay: self.replay.as_ref(),
-            record: self.record.as_mut(),
+        let mut records = Records {
+            routes: self.routes.as_mut(),
+            selections: self.selections.as_mut(),
         };
         let result = self.model.forward(
             ids,
             &mut self.cache,
             &self.forward,
             rows,
-            &mut routing,
+            &mut records,
             &mut trace,
         );
         let output = match result {
             Ok(output) => output,
             Err(error) => {
-                if let Some(record) = &mut self.record {
-                    record.truncate(self.tokens.len());
-                }
+                self.forget_records();
                 return Err(error);
             }
         };
+        let before = self.tokens.len();
         self.tokens.extend_from_slice(ids);
+        match &mut self.past {
+            Some(past) if before > 0 => {
+                if past.n_tokens == before && past.forward == self.forward {
+                    past.n_tokens = self.tokens.len();
+                }
+            }
+            past => {
+                *past = Some(Past {
+                    forward: self.forward.clone(),
+                    n_tokens: self.tokens.len(),
+                });
+            }
+        }
         if watching {
             self.frames.push(trace.take());
         }
@@ -321,6 +359,15 @@ impl Session {
             .zip(ids)
             .take_while(|(a, b)| a == b)
             .count()
+    }
+
+    /// How many of them would be the same if `ids` were fed from the start under `forward`: they, and
+    /// with them all that they read, were computed under the same knobs.
+    pub fn common_past(&self, ids: &[u32], forward: &ForwardOptions) -> usize {
+        match &self.past {
+            Some(past) if past.forward == *forward => self.common_prefix(ids).min(past.n_tokens),
+            _ => 0,
+        }
     }
 
     /// Goes back to `position`: what comes after is as if it had never been.
@@ -337,10 +384,22 @@ impl Session {
         }
         self.cache.truncate(position);
         self.tokens.truncate(position);
-        if let Some(record) = &mut self.record {
-            record.truncate(position);
+        if let Some(past) = &mut self.past {
+            past.n_tokens = past.n_tokens.min(position);
         }
+        self.forget_records();
         Ok(())
+    }
+
+    /// Cuts what is recorded back to the timeline.
+    fn forget_records(&mut self) {
+        let position = self.tokens.len();
+        if let Some(routes) = &mut self.routes {
+            routes.truncate(position);
+        }
+        if let Some(selections) = &mut self.selections {
+            selections.truncate(position);
+        }
     }
 }
 

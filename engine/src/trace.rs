@@ -3,7 +3,14 @@
 //! A stage of the forward pass is recorded by name in one line of model code. Nothing is computed,
 //! kept or read back for a stage that is not watched. Files are the business of [`crate::trace_file`].
 
+mod timing;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::gpu::Launched;
+
+pub use timing::{CPU_OPS, OpTiming};
 
 /// A named place in the forward pass. One stage is one array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +179,9 @@ pub struct Watch {
     pub layers: Option<BTreeSet<usize>>,
     /// For these rows.
     pub rows: WatchedRows,
+    /// Time the ops of each pass that leaves a frame, too. With [`WatchedRows::Last`] the chunks of a
+    /// prompt before the last leave none.
+    pub timings: bool,
 }
 
 impl Watch {
@@ -181,7 +191,13 @@ impl Watch {
             stages: STAGES.iter().map(|info| info.stage).collect(),
             layers: None,
             rows,
+            timings: false,
         }
+    }
+
+    /// Whether anything is asked for.
+    pub fn is_on(&self) -> bool {
+        !self.stages.is_empty() || self.timings
     }
 }
 
@@ -252,6 +268,12 @@ pub struct Frame {
     pub ids: Vec<u32>,
     /// The recorded arrays.
     pub values: BTreeMap<Site, Value>,
+    /// The ops of the whole pass, all its rows together, in the order of the forward pass; empty
+    /// unless [`Watch::timings`] asks.
+    pub timings: Vec<OpTiming>,
+    /// Time of the whole pass, recording included, where [`Watch::timings`] asks and the device
+    /// computes while it is called, as the CPU does.
+    pub elapsed: Option<Duration>,
 }
 
 impl Frame {
@@ -269,6 +291,7 @@ impl Frame {
 pub struct Trace {
     watch: Watch,
     frame: Frame,
+    began: Option<Instant>,
 }
 
 impl Trace {
@@ -281,7 +304,7 @@ impl Trace {
     pub fn new(watch: Watch) -> Self {
         Self {
             watch,
-            frame: Frame::default(),
+            ..Self::default()
         }
     }
 
@@ -308,8 +331,53 @@ impl Trace {
         self.frame = Frame {
             position: position + first,
             ids: ids[first..].to_vec(),
-            values: BTreeMap::new(),
+            ..Frame::default()
         };
+        self.began = self.clock();
+    }
+
+    /// Whether the ops of this pass are timed.
+    pub(crate) fn times(&self) -> bool {
+        self.watch.timings
+    }
+
+    /// Starts the clock of an op; `None`, and nothing is measured, where nobody asks.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.times().then(Instant::now)
+    }
+
+    /// Keeps the time since `clock` for an op of [`CPU_OPS`], and the bytes that it moved.
+    pub(crate) fn timed(
+        &mut self,
+        clock: Option<Instant>,
+        op: &'static str,
+        layer: impl Into<Option<usize>>,
+        bytes: impl FnOnce() -> usize,
+    ) {
+        let Some(clock) = clock else { return };
+        let duration = Some(clock.elapsed());
+        debug_assert!(
+            CPU_OPS.iter().any(|(name, _)| *name == op),
+            "{op} has a row"
+        );
+        let timing = OpTiming {
+            op,
+            layer: layer.into(),
+            duration,
+            bytes: bytes() as u64,
+            launches: 0,
+        };
+        timing::add(&mut self.frame.timings, timing);
+    }
+
+    /// Ends the clock of the whole pass.
+    pub(crate) fn end(&mut self) {
+        self.frame.elapsed = self.began.take().map(|began| began.elapsed());
+    }
+
+    /// Keeps what a pass launched on a GPU.
+    pub(crate) fn launched(&mut self, launches: &[Launched]) {
+        self.frame.timings = timing::of_launches(launches);
     }
 
     /// Keeps `value` for `stage` in `layer`.

@@ -8,7 +8,8 @@
 //!
 //! Tensor names are `step{S}.layer{L}.{stage}` and `step{S}.{stage}`, stages as in
 //! [`crate::trace::STAGES`]. The metadata entry `sparsight` is a JSON object with `kind` "trace",
-//! `version` 1, and `steps`: one `{position, ids}` a step.
+//! `version` 1, and `steps`: one `{position, ids}` a step. Timings are not part of it: they say
+//! something of one run on one machine, not of the model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -130,7 +131,7 @@ pub fn load(path: &Path) -> Result<Vec<Frame>> {
         .map(|step| Frame {
             position: step.position,
             ids: step.ids,
-            values: BTreeMap::new(),
+            ..Frame::default()
         })
         .collect();
     let tensors = SafeTensors::deserialize(&bytes)
@@ -195,11 +196,12 @@ mod tests {
                 position: 7,
                 ids: vec![3],
                 values: values.into(),
+                ..Frame::default()
             },
             Frame {
                 position: 8,
                 ids: vec![4],
-                values: BTreeMap::new(),
+                ..Frame::default()
             },
         ]
     }

@@ -172,6 +172,11 @@ impl Embedding {
         }
     }
 
+    /// Bytes of `n` rows, as stored.
+    pub(crate) fn row_bytes(&self, n: usize) -> usize {
+        n * (self.weight.resident_bytes() / self.weight.rows)
+    }
+
     /// Bytes of the table, as stored.
     pub fn resident_bytes(&self) -> usize {
         self.weight.resident_bytes()
@@ -190,6 +195,11 @@ impl Vector {
             place => Some(place.tensor(host.clone(), [host.len()])),
         };
         Ok(Self { host, tensor })
+    }
+
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.host.len() * 4
     }
 
     pub(crate) fn tensor(&self) -> Tensor<1> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::keys::KeyCache;
 use super::simd::{LANES, Wide, dispatch, lanes, mul_add, splat, split};
-use super::top_k::{Selection, top_k_into};
+use super::top_k::{Forced, Selection, top_k_forced};
 use super::workspace_per_worker;
 
 /// Queries of a run of tokens.
@@ -109,7 +109,8 @@ fn fill(queries: Queries, cache: &KeyCache, context: usize, scores: &mut [f32]) 
 }
 
 /// The `k` positions with the highest scores for every token of `q` `[tokens, heads × dim]`, `w`
-/// `[tokens, heads]`, among those not after it; ties to the lower position.
+/// `[tokens, heads]`, among those not after it; ties to the lower position. `forced` positions are in or
+/// out whatever their scores.
 ///
 /// # Errors
 /// A score is NaN: the position of its token.
@@ -120,6 +121,7 @@ pub fn select(
     cache: &KeyCache,
     position: usize,
     k: usize,
+    forced: &Forced,
 ) -> Result<Selection, usize> {
     let queries = Queries::new(q, w, n_heads, position);
     let n = queries.n();
@@ -133,7 +135,7 @@ pub fn select(
         {
             return Err(position);
         }
-        top_k_into(visible, indices, keys);
+        top_k_forced(visible, indices, forced, keys);
         Ok(())
     };
     if n == 1 {
@@ -333,10 +335,11 @@ mod tests {
                         scores[t * n..][..=t]
                     );
                     let k = 5;
-                    let alone = select(q, w, n_heads, &cache, t, k).unwrap();
+                    let none = Forced::default();
+                    let alone = select(q, w, n_heads, &cache, t, k, &none).unwrap();
                     assert_eq!(alone.indices, top_k(&scores[t * n..][..=t], k));
                 }
-                let together = select(&q, &w, n_heads, &cache, 0, 5).unwrap();
+                let together = select(&q, &w, n_heads, &cache, 0, 5, &Forced::default()).unwrap();
                 for t in 0..n {
                     assert_eq!(
                         together.indices[t * 5..][..5],
@@ -368,6 +371,9 @@ mod tests {
         keys[30 * 4] = f32::NAN;
         cache.push(&keys);
         let q = numbers(40 * 4, 0.2);
-        assert_eq!(select(&q, &[1.0; 40], 1, &cache, 0, 2), Err(30));
+        assert_eq!(
+            select(&q, &[1.0; 40], 1, &cache, 0, 2, &Forced::default()),
+            Err(30)
+        );
     }
 }

@@ -61,6 +61,15 @@ impl LatentCache {
         }
     }
 
+    /// How latents are stored.
+    pub fn format(&self) -> LatentFormat {
+        match self.pages {
+            Pages::F32(_) => LatentFormat::F32,
+            Pages::Bf16(_) => LatentFormat::Bf16,
+            Pages::Fp8(_) => LatentFormat::Fp8,
+        }
+    }
+
     fn n_scales(&self) -> usize {
         self.rank.div_ceil(BLOCK)
     }

@@ -416,7 +416,7 @@ fn scores_and_selections_do_not_depend_on_the_number_of_threads() {
                 under_all_threads(&what, || index_scores(&q, &w, n_heads, &cache, position));
             let k = 7;
             let chosen = under_all_threads(&what, || {
-                let selection = select(&q, &w, n_heads, &cache, position, k);
+                let selection = select(&q, &w, n_heads, &cache, position, k, &Forced::default());
                 let selection = selection.expect("no score is NaN");
                 selection.indices.iter().map(|&s| s as f32).collect()
             });

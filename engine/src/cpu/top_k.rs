@@ -1,4 +1,5 @@
-//! The `k` best positions of a row of scores: higher score first, then lower position.
+//! The `k` best positions of a row of scores: higher score first, then lower position; some positions
+//! may be forced in or out.
 
 /// What each token of a run may read.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,75 @@ impl Selection {
 pub fn top_k(scores: &[f32], k: usize) -> Vec<i32> {
     let mut positions = vec![-1; k];
     top_k_into(scores, &mut positions, &mut Vec::new());
+    positions
+}
+
+/// Positions that a selection holds or does not hold, whatever their scores. Both ascend, and no
+/// position is in both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forced {
+    /// Held as soon as they are visible.
+    pub pinned: Vec<usize>,
+    /// Not held by any token but the one that stands there itself.
+    pub banned: Vec<usize>,
+}
+
+impl Forced {
+    /// Whether nothing is forced.
+    pub fn is_empty(&self) -> bool {
+        self.pinned.is_empty() && self.banned.is_empty()
+    }
+
+    /// Whether the token at `token` may not read `position`.
+    pub fn bans(&self, token: usize, position: usize) -> bool {
+        position != token && self.banned.binary_search(&position).is_ok()
+    }
+
+    /// Those of the pinned positions that the token at `token` sees.
+    pub fn pinned_for(&self, token: usize) -> &[usize] {
+        &self.pinned[..self.pinned.partition_point(|&position| position <= token)]
+    }
+}
+
+/// [`top_k_into`] of the scores that the token at the last of them sees, with `forced` positions: the
+/// pinned ones take slots, the best of the others fill the rest, banned ones are passed over. So a pinned
+/// position pushes out the lowest score, and the next best replaces a banned one.
+pub(super) fn top_k_forced(
+    scores: &[f32],
+    positions: &mut [i32],
+    forced: &Forced,
+    keys: &mut Vec<u32>,
+) {
+    if forced.is_empty() || scores.is_empty() {
+        return top_k_into(scores, positions, keys);
+    }
+    let token = scores.len() - 1;
+    let pinned = forced.pinned_for(token);
+    let pinned = &pinned[..pinned.len().min(positions.len())];
+    let free: Vec<usize> = (0..scores.len())
+        .filter(|position| {
+            !forced.bans(token, *position) && pinned.binary_search(position).is_err()
+        })
+        .collect();
+    // In the order of positions, so that ties go to the lower one here too.
+    let free_scores: Vec<f32> = free.iter().map(|&position| scores[position]).collect();
+    let mut best = vec![-1; positions.len() - pinned.len()];
+    top_k_into(&free_scores, &mut best, keys);
+    let mut chosen: Vec<i32> = best
+        .iter()
+        .filter_map(|&at| usize::try_from(at).ok())
+        .map(|at| free[at] as i32)
+        .chain(pinned.iter().map(|&position| position as i32))
+        .collect();
+    chosen.sort_unstable();
+    positions.fill(-1);
+    positions[..chosen.len()].copy_from_slice(&chosen);
+}
+
+/// [`top_k`] of the scores that a token sees, with positions forced in or out.
+pub fn top_k_with(scores: &[f32], k: usize, forced: &Forced) -> Vec<i32> {
+    let mut positions = vec![-1; k];
+    top_k_forced(scores, &mut positions, forced, &mut Vec::new());
     positions
 }
 
@@ -148,6 +218,34 @@ mod tests {
             k in 0_usize..300,
         ) {
             prop_assert_eq!(top_k(&scores, k), by_sorting(&scores, k));
+        }
+
+        #[test]
+        fn forced_positions_are_in_or_out_and_the_best_fill_the_rest(
+            scores in prop::collection::vec((-6_i32..6).prop_map(|quarters| quarters as f32 * 0.25), 1..60),
+            k in 1_usize..40,
+            marks in prop::collection::vec(0_u8..4, 80),
+        ) {
+            let marked = |mark| (0..80).filter(|&at| marks[at] == mark).collect::<Vec<usize>>();
+            let mut forced = Forced { pinned: marked(1), banned: marked(2) };
+            forced.pinned.truncate(k);
+            let token = scores.len() - 1;
+            // Everything by one order: pinned, then by score, then by position.
+            let mut order: Vec<usize> = (0..=token)
+                .filter(|&at| at == token || !forced.banned.contains(&at))
+                .collect();
+            order.sort_by(|&a, &b| {
+                let free = |at| !forced.pinned.contains(&at);
+                free(a).cmp(&free(b))
+                    .then(scores[b].partial_cmp(&scores[a]).expect("no NaN"))
+                    .then(a.cmp(&b))
+            });
+            order.truncate(k);
+            order.sort_unstable();
+            let mut want: Vec<i32> = order.iter().map(|&at| at as i32).collect();
+            want.resize(k, -1);
+            prop_assert_eq!(top_k_with(&scores, k, &forced), want);
+            prop_assert_eq!(top_k_with(&scores, k, &Forced::default()), top_k(&scores, k));
         }
     }
 }

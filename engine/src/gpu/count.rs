@@ -8,7 +8,7 @@ use crate::Result;
 use crate::cache::{Cache, CacheFormat, KeyStore, LatentStore};
 use crate::config::{Config, Part};
 use crate::device::{Device, DeviceInfo, DeviceKind, Place};
-use crate::model::{ForwardOptions, LogitRows, Routing};
+use crate::model::{ForwardOptions, LogitRows, Records};
 use crate::ops::rope::Rope;
 use crate::trace::Trace;
 
@@ -67,13 +67,13 @@ pub fn count(config: &Config, call: &CountCall) -> Result<Profile> {
     }
     let angles = Rope::new(config).angles(call.position, call.tokens, &device.place);
     let mut trace = Trace::off();
-    let mut routing = Routing::default();
+    let mut records = Records::default();
     let mut pass = GpuPass {
         config,
         options: &call.options,
         position: call.position,
         angles: &angles,
-        routing: &mut routing,
+        records: &mut records,
         trace: &mut trace,
     };
     gpu.start_profile(false);

@@ -205,7 +205,7 @@ pub(super) struct Routes {
 
 /// Replayed experts `[tokens, k]`, -1 where the gate chooses; `None` if it always does.
 fn forced(layer: usize, n: usize, k: usize, pass: &GpuPass) -> Option<Vec<i32>> {
-    let trace = pass.routing.replay?;
+    let trace = pass.options.intervention.routes.as_deref()?;
     let mut forced = vec![-1; n * k];
     for (token, row) in forced.chunks_exact_mut(k).enumerate() {
         if let Some((experts, _)) = trace.get(layer, pass.position + token) {

@@ -14,7 +14,7 @@ use super::weights::{Packed, WeightSource};
 use crate::Result;
 use crate::cache::LayerCache;
 use crate::config::Config;
-use crate::model::{ForwardOptions, LogitRows, Output, Routing};
+use crate::model::{ForwardOptions, LogitRows, Output, Records};
 use crate::ops::rope::Angles;
 use crate::trace::{Stage, Trace};
 
@@ -51,7 +51,7 @@ pub(crate) struct GpuPass<'a, 'r> {
     /// Position of the first token.
     pub position: usize,
     pub angles: &'a Angles,
-    pub routing: &'a mut Routing<'r>,
+    pub records: &'a mut Records<'r>,
     pub trace: &'a mut Trace,
 }
 

@@ -16,6 +16,7 @@ use burn::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource};
 use burn::tensor::Bytes;
 use shaders::{Dispatch, Tuning};
 
+use super::forward::GpuPass;
 use super::portable;
 use super::profile::{Launched, Profile};
 use crate::{Error, Result};
@@ -406,6 +407,33 @@ impl Gpu {
             timed,
             launches: Vec::new(),
         });
+    }
+
+    /// Does `work`, and tells its trace what was launched if that asks for timings. A recording that
+    /// somebody else has started goes on.
+    pub(crate) fn counted<R>(
+        &self,
+        pass: &mut GpuPass,
+        work: impl FnOnce(&mut GpuPass) -> Result<R>,
+    ) -> Result<R> {
+        if !pass.trace.times() {
+            return work(pass);
+        }
+        let before = self.state().profile.as_ref().map(|p| p.launches.len());
+        if before.is_none() {
+            self.start_profile(false);
+        }
+        let result = work(pass);
+        let launches = match before {
+            None => self.take_profile().unwrap_or_default().launches,
+            Some(before) => {
+                let state = self.state();
+                let profile = state.profile.as_ref();
+                profile.map_or(Vec::new(), |profile| profile.launches[before..].to_vec())
+            }
+        };
+        pass.trace.launched(&launches);
+        result
     }
 
     /// What was recorded, and no more recording.

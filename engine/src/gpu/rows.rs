@@ -113,6 +113,8 @@ impl GpuRows {
                 f32::from_bits(draw_logprob)
             },
             top: Vec::new(),
+            draws: Vec::new(),
+            n_kept: None,
             kept: None,
         })
     }

@@ -77,7 +77,7 @@ pub(super) fn record_routes(
     let wants = |trace: &Trace, stage| trace.wants(layer, stage);
     let stages = [Stage::GateScores, Stage::Experts, Stage::ExpertWeights];
     let watched = stages.map(|stage| wants(pass.trace, stage));
-    if watched == [false; 3] && pass.routing.record.is_none() {
+    if watched == [false; 3] && pass.records.routes.is_none() {
         return Ok(());
     }
     let read = gpu.read_all([&routes.scores, &routes.experts, &routes.weights])?;
@@ -91,7 +91,7 @@ pub(super) fn record_routes(
     };
     let experts = chosen(&read[1]);
     let weights: Vec<f32> = chosen(&read[2]).into_iter().map(f32::from_bits).collect();
-    if let Some(record) = pass.routing.record.as_deref_mut() {
+    if let Some(record) = pass.records.routes.as_deref_mut() {
         let experts: Vec<u16> = experts.iter().map(|&expert| expert as u16).collect();
         record.record(layer, pass.position, &experts, &weights)?;
     }

@@ -1,7 +1,9 @@
 //! One layer: norm, attention, norm, feed-forward, with residuals.
 
+use std::collections::BTreeSet;
+
 use super::mla::Mla;
-use super::{ForwardOptions, Routing};
+use super::{ForwardOptions, Records};
 use crate::Result;
 use crate::cache::LayerCache;
 use crate::config::{Config, MoeConfig};
@@ -22,9 +24,10 @@ pub(super) struct Pass<'a, 'r> {
     /// Position of the first token.
     pub position: usize,
     pub angles: &'a Angles,
-    /// The last selection that an indexer made, for layers that share it.
+    /// What the last layer that selects for itself made its tokens read, for layers that share it;
+    /// `None` for everything.
     pub selection: Option<Selection>,
-    pub routing: &'a mut Routing<'r>,
+    pub records: &'a mut Records<'r>,
     pub trace: &'a mut Trace,
 }
 
@@ -55,12 +58,25 @@ impl Block {
     /// `[tokens, hidden_size]` to the same.
     pub fn forward(&self, x: Rows, cache: &mut LayerCache, pass: &mut Pass) -> Result<Rows> {
         let eps = pass.config.rms_norm_eps;
+        let clock = pass.trace.clock();
         let normed = rms_norm(&x, &self.input_layernorm, eps);
+        pass.trace
+            .timed(clock, "norm", self.layer, || self.input_layernorm.bytes());
         let attended = self.self_attn.forward(self.layer, &normed, cache, pass)?;
+        let clock = pass.trace.clock();
         let x = x.plus(attended);
         let normed = rms_norm(&x, &self.post_attention_layernorm, eps);
+        pass.trace.timed(clock, "norm", self.layer, || {
+            self.post_attention_layernorm.bytes()
+        });
         let fed = match &self.mlp {
-            FeedForward::Dense(weights) => mlp(&normed, weights),
+            FeedForward::Dense(weights) => {
+                let clock = pass.trace.clock();
+                let fed = mlp(&normed, weights);
+                pass.trace
+                    .timed(clock, "mlp", self.layer, || weights.resident_bytes());
+                fed
+            }
             FeedForward::Moe(moe) => {
                 let config = pass
                     .config
@@ -119,21 +135,26 @@ impl Block {
 
 impl Moe {
     fn forward(&self, layer: usize, x: &Rows, config: &MoeConfig, pass: &mut Pass) -> Result<Rows> {
+        let clock = pass.trace.clock();
         let [logits] = linear(x, [&self.gate]);
         let bias = self
             .e_score_correction_bias
             .as_ref()
             .map(|bias| bias.host.as_slice());
-        let replay = pass.routing.replay;
+        let intervention = &pass.options.intervention;
+        let replay = intervention.routes.as_deref();
+        let off = intervention.off(layer);
         let position = pass.position;
-        let routes = route(logits.read()?, bias, config, |token| {
+        let routes = route(logits.read()?, bias, config, &off, |token| {
             replay
                 .and_then(|trace| trace.get(layer, position + token))
                 .map(|(experts, _)| experts)
         });
+        pass.trace
+            .timed(clock, "gate", layer, || self.gate.resident_bytes());
 
         let k = config.num_experts_per_tok;
-        if let Some(record) = pass.routing.record.as_deref_mut() {
+        if let Some(record) = pass.records.routes.as_deref_mut() {
             record.record(layer, position, &routes.experts, &routes.weights)?;
         }
         let first = pass.trace.first_row(x.n_rows());
@@ -159,11 +180,18 @@ impl Moe {
             pass.trace
                 .record(layer, Stage::ExpertWeights, Value::f32([n, k], weights));
         }
-        Ok(experts(
-            x,
-            &routes,
-            &self.experts,
-            self.shared_experts.as_ref(),
-        ))
+        let clock = pass.trace.clock();
+        let shared = self.shared_experts.as_ref();
+        let fed = experts(x, &routes, &self.experts, shared);
+        pass.trace.timed(clock, "experts", layer, || {
+            let taken: BTreeSet<u16> = routes.experts.iter().copied().collect();
+            taken
+                .iter()
+                .map(|&expert| &self.experts[usize::from(expert)])
+                .chain(shared)
+                .map(Mlp::resident_bytes)
+                .sum()
+        });
+        Ok(fed)
     }
 }

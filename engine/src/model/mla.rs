@@ -77,7 +77,8 @@ impl Mla {
             rank: config.kv_lora_rank,
             scale: config.softmax_scale(),
         };
-        let Projected { q, kv, index } = self.project(x);
+        let Projected { q, kv, index } = self.project(layer, x, pass.trace);
+        let clock = pass.trace.clock();
         let query_layout = Layout {
             n_heads: heads.n_heads,
             offset: heads.dn,
@@ -96,12 +97,21 @@ impl Mla {
             },
         );
         cache.latent.push(&latent, &k_pe);
+        let latent_bytes = config.latent_bytes(cache.latent.format());
+        pass.trace.timed(clock, "latents", layer, || {
+            self.kv_a_layernorm.bytes() + x.n_rows() * latent_bytes
+        });
 
+        let clock = pass.trace.clock();
         let mut query = None;
         if let (Some(index), Some(indexer), Some(sizes), Some(keys)) =
             (index, &self.indexer, &config.indexer, &mut cache.keys)
         {
             query = Some(indexer.query(index, sizes, keys, pass));
+            let key_bytes = config.key_bytes(keys.format());
+            pass.trace.timed(clock, "index_query", layer, || {
+                indexer.k_norm.0.bytes() + indexer.k_norm.1.bytes() + x.n_rows() * key_bytes
+            });
         }
         let context = pass.position + x.n_rows();
         let k = pass
@@ -109,23 +119,39 @@ impl Mla {
             .index_topk
             .or(config.indexer.as_ref().map(|sizes| sizes.index_topk));
         let sparse = !pass.options.dense && k.is_some_and(|k| context > k);
-        if let (true, Some(query), Some(keys), Some(k)) = (sparse, &query, &cache.keys, k) {
+        if config.selection_layer(layer) == layer {
+            let clock = pass.trace.clock();
             let (position, n) = (pass.position, x.n_rows());
-            pass.selection = Some(match pass.options.selector {
-                Selector::Indexer => index::select(query, keys, k)?,
-                Selector::Recent => selector::recent(position, n, k),
-                Selector::Random { seed } => selector::random(seed, layer, position, n, k),
-            });
+            let intervention = &pass.options.intervention;
+            let forced = intervention.forced(layer);
+            let mut read_bytes = 0;
+            let own = || {
+                let (true, Some(query), Some(keys), Some(k)) = (sparse, &query, &cache.keys, k)
+                else {
+                    return Ok(None);
+                };
+                Ok(Some(match pass.options.selector {
+                    Selector::Indexer => {
+                        let n_keys = n * position + n * (n + 1) / 2;
+                        read_bytes = n_keys * config.key_bytes(keys.format());
+                        index::select(query, keys, k, &forced)?
+                    }
+                    Selector::Recent => selector::recent(position, n, k),
+                    Selector::Random { seed } => selector::random(seed, layer, position, n, k),
+                }))
+            };
+            pass.selection = intervention.selection(layer, position, n, &forced, own)?;
+            if let Some(record) = pass.records.selections.as_deref_mut() {
+                record.record_pass(layer, position, n, pass.selection.as_ref())?;
+            }
+            pass.trace.timed(clock, "select", layer, || read_bytes);
         }
-        let selection = if sparse {
-            pass.selection.as_ref()
-        } else {
-            None
-        };
+        let selection = pass.selection.as_ref();
 
         let first = pass.trace.first_row(x.n_rows());
         let wants_weights = pass.trace.wants(layer, Stage::AttentionMean)
             || pass.trace.wants(layer, Stage::AttentionHeads);
+        let clock = pass.trace.clock();
         let (out, weights) = attend(&Attention {
             heads,
             q: &q,
@@ -136,6 +162,14 @@ impl Mla {
             mha: pass.options.mha_prefill && x.n_rows() > 1,
             weights_from: wants_weights.then_some(first),
         })?;
+        pass.trace.timed(clock, "attention", layer, || {
+            let n = x.n_rows();
+            let n_read = match selection {
+                None => n * pass.position + n * (n + 1) / 2,
+                Some(selection) => (0..n).map(|row| selection.row(row).len()).sum(),
+            };
+            self.kv_b_proj.resident_bytes() + n_read * latent_bytes
+        });
         let watched = Watched {
             layer,
             position: pass.position,
@@ -146,15 +180,21 @@ impl Mla {
         if let Some(weights) = weights {
             watched.record_weights(weights, heads.n_heads, pass.trace);
         }
+        let clock = pass.trace.clock();
         let [out] = linear(&out, [&self.o_proj]);
+        pass.trace
+            .timed(clock, "o_proj", layer, || self.o_proj.resident_bytes());
         Ok(out)
     }
 
     /// All projections of `x`, those that share an input in one go.
-    fn project(&self, x: &Rows) -> Projected {
+    fn project(&self, layer: usize, x: &Rows, trace: &mut Trace) -> Projected {
+        let clock = trace.clock();
         match (&self.q, &self.indexer) {
             (QueryProjection::Direct(q_proj), _) => {
-                let [q, kv] = linear(x, [q_proj, &self.kv_a_proj_with_mqa]);
+                let shared = [q_proj, &self.kv_a_proj_with_mqa];
+                let [q, kv] = linear(x, shared);
+                trace.timed(clock, "project", layer, || bytes(shared));
                 Projected { q, kv, index: None }
             }
             (
@@ -165,8 +205,14 @@ impl Mla {
                 },
                 None,
             ) => {
-                let [qr, kv] = linear(x, [q_a_proj, &self.kv_a_proj_with_mqa]);
+                let shared = [q_a_proj, &self.kv_a_proj_with_mqa];
+                let [qr, kv] = linear(x, shared);
+                trace.timed(clock, "project", layer, || bytes(shared));
+                let clock = trace.clock();
                 let [q] = linear(&rms_norm(&qr, q_a_layernorm, LATENT_EPS), [q_b_proj]);
+                trace.timed(clock, "queries", layer, || {
+                    q_a_layernorm.bytes() + bytes([q_b_proj])
+                });
                 Projected { q, kv, index: None }
             }
             (
@@ -184,8 +230,14 @@ impl Mla {
                     &indexer.weights_proj,
                 ];
                 let [qr, kv, key, w] = linear(x, shared);
+                trace.timed(clock, "project", layer, || bytes(shared));
+                let clock = trace.clock();
                 let qr = rms_norm(&qr, q_a_layernorm, LATENT_EPS);
-                let [q, query] = linear(&qr, [q_b_proj, &indexer.wq_b]);
+                let from_latent = [q_b_proj, &indexer.wq_b];
+                let [q, query] = linear(&qr, from_latent);
+                trace.timed(clock, "queries", layer, || {
+                    q_a_layernorm.bytes() + bytes(from_latent)
+                });
                 Projected {
                     q,
                     kv,
@@ -211,6 +263,10 @@ impl Mla {
         });
         q + rest.map(Weight::resident_bytes).iter().sum::<usize>() + indexer
     }
+}
+
+fn bytes<const N: usize>(weights: [&Weight; N]) -> usize {
+    weights.map(Weight::resident_bytes).iter().sum()
 }
 
 struct Projected {

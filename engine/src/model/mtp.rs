@@ -11,7 +11,7 @@ use burn::Tensor;
 
 use super::block::{Block, Pass};
 use super::output::Place;
-use super::{Body, ForwardOptions, Model, OutputRows, Routing};
+use super::{Body, ForwardOptions, Model, OutputRows, Records};
 use crate::cache::{Cache, CacheFormat};
 use crate::gpu::GpuPass;
 use crate::ops::linear::linear;
@@ -104,7 +104,7 @@ impl Model {
         let angles = self
             .rope
             .angles(position, next_ids.len(), &self.device.place);
-        let mut routing = Routing::default();
+        let mut records = Records::default();
         let (model, mtp, hidden) = match (&self.body, &hidden.0) {
             (Body::Ops(model), Place::Rows(hidden)) => {
                 (model, model.mtp.as_ref().expect("found above"), hidden)
@@ -115,11 +115,13 @@ impl Model {
                     options,
                     position,
                     angles: &angles,
-                    routing: &mut routing,
+                    records: &mut records,
                     trace,
                 };
                 let layer = &mut cache.layers[0];
-                let logits = model.forward_mtp(hidden, next_ids, layer, &mut pass)?;
+                let logits = model.gpu().counted(&mut pass, |pass| {
+                    model.forward_mtp(hidden, next_ids, layer, pass)
+                })?;
                 return Ok(logits.into());
             }
             _ => {
@@ -130,24 +132,35 @@ impl Model {
                 });
             }
         };
-        let embedded = rms_norm(
-            &model.embed_tokens.rows(next_ids, &self.device),
-            &mtp.enorm,
-            eps,
-        );
+        let layer = self.config.num_hidden_layers;
+        let clock = trace.clock();
+        let embedded = model.embed_tokens.rows(next_ids, &self.device);
+        trace.timed(clock, "embed", layer, || {
+            model.embed_tokens.row_bytes(next_ids.len())
+        });
+        let clock = trace.clock();
+        let embedded = rms_norm(&embedded, &mtp.enorm, eps);
         let joined = join(&embedded, &rms_norm(hidden, &mtp.hnorm, eps));
+        trace.timed(clock, "norm", layer, || {
+            mtp.enorm.bytes() + mtp.hnorm.bytes()
+        });
+        let clock = trace.clock();
         let [x] = linear(&joined, [&mtp.eh_proj]);
+        trace.timed(clock, "project", layer, || mtp.eh_proj.resident_bytes());
         let mut pass = Pass {
             config: &self.config,
             options,
             position,
             angles: &angles,
             selection: None,
-            routing: &mut routing,
+            records: &mut records,
             trace,
         };
         let x = mtp.block.forward(x, &mut cache.layers[0], &mut pass)?;
-        let logits = model.head(&rms_norm(&x, &mtp.shared_head_norm, eps));
+        let clock = trace.clock();
+        let normed = rms_norm(&x, &mtp.shared_head_norm, eps);
+        trace.timed(clock, "norm", None, || mtp.shared_head_norm.bytes());
+        let logits = model.head(&normed, trace);
         if trace.wants(None, Stage::Logits) {
             let first = trace.first_row(logits.n_rows());
             let rows = logits.slice(first, logits.n_rows() - first);
@@ -157,6 +170,7 @@ impl Model {
                 Value::f32([rows.n_rows(), rows.width()], rows.read()?),
             );
         }
+        trace.end();
         Ok(logits.into())
     }
 }

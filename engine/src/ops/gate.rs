@@ -53,10 +53,15 @@ fn score(logits: &mut [f32], config: &MoeConfig) {
 
 /// Routes tokens by the gate's `logits` `[tokens, n_routed_experts]`. A token for which `replayed`
 /// knows experts takes those instead of the gate's choice; its weights are this pass's scores.
+///
+/// Experts in `off` are never taken: groups are ranked by those that remain, and where the kept groups
+/// have too few, the best of the other groups follow. A replayed token keeps its other experts, and the
+/// gate fills up. At least `num_experts_per_tok` must remain.
 pub fn route<'a>(
     mut logits: Vec<f32>,
     bias: Option<&[f32]>,
     config: &MoeConfig,
+    off: &[usize],
     replayed: impl Fn(usize) -> Option<&'a [u16]>,
 ) -> Routes {
     score(&mut logits, config);
@@ -66,16 +71,29 @@ pub fn route<'a>(
     let mut weights = Vec::with_capacity(n * config.num_experts_per_tok);
     let mut choice = Vec::with_capacity(config.n_routed_experts);
     for (token, row) in scores.chunks_exact(config.n_routed_experts).enumerate() {
-        match replayed(token) {
-            Some(known) => experts.extend_from_slice(known),
-            None => {
+        let known = replayed(token);
+        let is_off = |&expert: &u16| off.contains(&usize::from(expert));
+        match known {
+            Some(known) if !known.iter().any(is_off) => experts.extend_from_slice(known),
+            _ => {
                 choice.clear();
                 match bias {
                     Some(bias) => choice.extend(row.iter().zip(bias).map(|(s, b)| s + b)),
                     None => choice.extend_from_slice(row),
                 }
-                keep_best_groups(&mut choice, config);
-                experts.extend(best(&choice, config.num_experts_per_tok).map(|e| e as u16));
+                if off.is_empty() {
+                    keep_best_groups(&mut choice, config);
+                    experts.extend(best(&choice, config.num_experts_per_tok).map(|e| e as u16));
+                } else {
+                    let known = known.unwrap_or(&[]);
+                    let mut taken: Vec<u16> =
+                        known.iter().copied().filter(|e| !is_off(e)).collect();
+                    let more = order_without(&choice, off, config)
+                        .filter(|expert| !known.contains(expert));
+                    let missing = config.num_experts_per_tok - taken.len();
+                    taken.extend(more.take(missing));
+                    experts.extend(taken);
+                }
             }
         }
         let chosen = &experts[token * config.num_experts_per_tok..];
@@ -115,6 +133,50 @@ pub fn weights_portable(
         weights = weights.clone() / (weights.sum_dim(1) + 1e-20);
     }
     (weights * config.routed_scaling_factor, scores)
+}
+
+/// All experts but those `off`, in the order in which the gate would take them.
+fn order_without(
+    choice: &[f32],
+    off: &[usize],
+    config: &MoeConfig,
+) -> impl Iterator<Item = u16> + use<> {
+    let remain = |expert: &usize| !off.contains(expert);
+    let n_best = match config.topk_method {
+        TopkMethod::Greedy => None,
+        TopkMethod::GroupLimitedGreedy => Some(1),
+        TopkMethod::NoauxTc => Some(2),
+    };
+    let size = config.n_routed_experts / config.n_group.max(1);
+    let mut is_kept = vec![true; config.n_group.max(1)];
+    if let (Some(n_best), true) = (n_best, config.n_group > 1) {
+        let group_scores: Vec<f32> = (0..config.n_group)
+            .map(|group| {
+                let scores: Vec<f32> = (group * size..(group + 1) * size)
+                    .filter(remain)
+                    .map(|expert| choice[expert])
+                    .collect();
+                if scores.is_empty() {
+                    return f32::NEG_INFINITY;
+                }
+                best(&scores, n_best.min(scores.len()))
+                    .map(|at| scores[at])
+                    .sum()
+            })
+            .collect();
+        is_kept.fill(false);
+        for group in best(&group_scores, config.topk_group) {
+            is_kept[group] = true;
+        }
+    }
+    let mut order: Vec<usize> = (0..config.n_routed_experts).filter(remain).collect();
+    order.sort_by(|&a, &b| {
+        is_kept[b / size]
+            .cmp(&is_kept[a / size])
+            .then(choice[b].total_cmp(&choice[a]))
+            .then(a.cmp(&b))
+    });
+    order.into_iter().map(|expert| expert as u16)
 }
 
 /// Strikes out the experts of the groups that lose.
@@ -181,7 +243,9 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_lower_expert() {
-        let routes = route(vec![0.0; 8], None, &config(TopkMethod::Greedy), |_| None);
+        let routes = route(vec![0.0; 8], None, &config(TopkMethod::Greedy), &[], |_| {
+            None
+        });
         assert_eq!(routes.experts, [0, 1]);
         assert_eq!(routes.weights, [1.0, 1.0]);
     }
@@ -193,6 +257,7 @@ mod tests {
             vec![0.0; 8],
             Some(&bias),
             &config(TopkMethod::NoauxTc),
+            &[],
             |_| None,
         );
         assert_eq!(routes.experts, [6, 7]);
@@ -203,12 +268,19 @@ mod tests {
     fn groups_are_ranked_by_two_best_or_by_the_best() {
         // Group 0 holds the best expert, group 1 the best pair.
         let logits = vec![3.0, -9.0, 2.0, 2.0, -1.0, -1.0, -1.0, -1.0];
-        let pair = route(logits.clone(), None, &config(TopkMethod::NoauxTc), |_| None);
+        let pair = route(
+            logits.clone(),
+            None,
+            &config(TopkMethod::NoauxTc),
+            &[],
+            |_| None,
+        );
         assert_eq!(pair.experts, [2, 3]);
         let single = route(
             logits,
             None,
             &config(TopkMethod::GroupLimitedGreedy),
+            &[],
             |_| None,
         );
         assert_eq!(single.experts, [0, 1]);
@@ -217,10 +289,74 @@ mod tests {
     #[test]
     fn a_replayed_token_takes_the_recorded_experts() {
         let recorded: &[u16] = &[5, 1];
-        let routes = route(vec![0.0; 16], None, &config(TopkMethod::Greedy), |token| {
-            (token == 1).then_some(recorded)
-        });
+        let routes = route(
+            vec![0.0; 16],
+            None,
+            &config(TopkMethod::Greedy),
+            &[],
+            |token| (token == 1).then_some(recorded),
+        );
         assert_eq!(routes.experts, [0, 1, 5, 1]);
+    }
+
+    #[test]
+    fn experts_that_are_off_are_never_taken() {
+        // Group 1 wins with all experts; without its better half group 0 does.
+        let logits = vec![2.0, 1.9, 3.0, 2.0, -1.0, -1.0, -1.0, -1.0];
+        for method in [TopkMethod::Greedy, TopkMethod::NoauxTc] {
+            let routes = route(logits.clone(), None, &config(method), &[2], |_| None);
+            let want = if method == TopkMethod::Greedy {
+                [0, 3]
+            } else {
+                [0, 1]
+            };
+            assert_eq!(routes.experts, want);
+            assert!(routes.weights.iter().all(|weight| weight.is_finite()));
+        }
+        // The kept group has one left: the best of the others follows, negative or not.
+        let bias = [-9.0; 8];
+        let off = [0, 2, 4, 6];
+        let grouped = config(TopkMethod::GroupLimitedGreedy);
+        let routes = route(logits.clone(), Some(&bias), &grouped, &off, |_| None);
+        assert_eq!(routes.experts, [3, 1]);
+        // Nothing else is left.
+        let off = [0, 1, 2, 3, 4, 5];
+        let routes = route(logits, None, &config(TopkMethod::NoauxTc), &off, |_| None);
+        assert_eq!(routes.experts, [6, 7]);
+    }
+
+    #[test]
+    fn with_nothing_off_the_two_ways_to_choose_agree() {
+        for method in [
+            TopkMethod::Greedy,
+            TopkMethod::GroupLimitedGreedy,
+            TopkMethod::NoauxTc,
+        ] {
+            let config = MoeConfig {
+                topk_group: 2,
+                ..config(method)
+            };
+            for token in 0..32 {
+                let mut choice: Vec<f32> = (0..8)
+                    .map(|expert| ((token * 8 + expert) as f32 * 1.7).sin().abs())
+                    .collect();
+                let order: Vec<u16> = order_without(&choice, &[], &config).take(2).collect();
+                keep_best_groups(&mut choice, &config);
+                let free: Vec<u16> = best(&choice, 2).map(|expert| expert as u16).collect();
+                assert_eq!(order, free, "{method:?}, token {token}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replayed_token_keeps_the_experts_that_are_on() {
+        let recorded: &[u16] = &[5, 1];
+        let logits = vec![0.0; 8];
+        let config = config(TopkMethod::Greedy);
+        let routes = route(logits.clone(), None, &config, &[5], |_| Some(recorded));
+        assert_eq!(routes.experts, [1, 0]);
+        let routes = route(logits, None, &config, &[0], |_| Some(recorded));
+        assert_eq!(routes.experts, [5, 1]);
     }
 
     #[test]
@@ -230,6 +366,7 @@ mod tests {
             vec![0.0; 8],
             Some(&bias),
             &config(TopkMethod::NoauxTc),
+            &[],
             |_| None,
         );
         assert_eq!(routes.experts, [0, 1]);

@@ -10,7 +10,7 @@ use burn::Tensor;
 
 use super::{WORKSPACE_BYTES, quantise};
 use crate::cache::{KeyStore, Pages};
-use crate::cpu::{self, KeyFormat, Selection};
+use crate::cpu::{self, Forced, KeyFormat, Selection};
 use crate::rows::{Rows, read_tensor};
 use crate::{Error, Result};
 
@@ -77,11 +77,17 @@ pub(crate) fn prepare(x: Rows, dim: usize, format: KeyFormat) -> Rows {
     }
 }
 
-/// The `k` positions with the highest scores for every token of `query`, among those not after it.
+/// The `k` positions with the highest scores for every token of `query`, among those not after it, with
+/// `forced` positions in or out.
 ///
 /// # Errors
 /// A score is NaN, or the device failed.
-pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Selection> {
+pub(crate) fn select(
+    query: &IndexQuery,
+    keys: &KeyStore,
+    k: usize,
+    forced: &Forced,
+) -> Result<Selection> {
     match keys {
         KeyStore::Host(cache) => {
             let n_heads = query.w.width();
@@ -92,6 +98,7 @@ pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Se
                 cache,
                 query.position,
                 k,
+                forced,
             )
             .map_err(nan)
         }
@@ -106,7 +113,7 @@ pub(crate) fn select(query: &IndexQuery, keys: &KeyStore, k: usize) -> Result<Se
                     if visible.iter().any(|score| score.is_nan()) {
                         return Err(nan(position));
                     }
-                    indices.extend(cpu::top_k(visible, k));
+                    indices.extend(cpu::top_k_with(visible, k, forced));
                 }
                 Ok(())
             })?;

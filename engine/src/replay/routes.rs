@@ -36,6 +36,9 @@ struct RouteHeader {
     layers: Vec<usize>,
 }
 
+// Weights are finite, so nothing is unequal to itself.
+impl Eq for RouteTrace {}
+
 impl RouteTrace {
     const KIND: &str = "routes";
 

@@ -341,6 +341,74 @@ fn logprobs_are_those_of_the_raw_logits() {
 }
 
 #[test]
+fn draw_probabilities_stand_beside_the_best_tokens() {
+    // Roundings of ln, exp, quotient and result, each 6e-8 of at most 2.
+    const ABSOLUTE: f32 = 4e-7;
+    let logits = logs(&[0.125, 0.25, 0.625, 0.0]);
+    let options = SamplerOptions {
+        n_logprobs: 3,
+        ..plain()
+    };
+    let draws = |options: SamplerOptions, seen: &Seen| {
+        let picked = sampler(options).pick(&logits, 1, seen).unwrap();
+        let ids: Vec<u32> = picked.top.iter().map(|&(id, _)| id).collect();
+        assert_eq!(ids, [2, 1, 0]);
+        (picked.draws, picked.n_kept, picked.id)
+    };
+    let close = |got: &[f32], want: &[f32]| {
+        let pairs = got.iter().zip(want);
+        got.len() == want.len()
+            && pairs
+                .clone()
+                .all(|(got, want)| (got - want).abs() <= ABSOLUTE)
+    };
+    let nothing = Seen::new();
+    let (free, n, _) = draws(options.clone(), &nothing);
+    assert!(
+        close(&free, &[0.625, 0.25, 0.125]) && n == Some(3),
+        "{free:?}"
+    );
+    let two = SamplerOptions {
+        top_k: 2,
+        ..options.clone()
+    };
+    let (cut, n, _) = draws(two, &nothing);
+    assert!(
+        close(&cut, &[0.625 / 0.875, 0.25 / 0.875, 0.0]) && n == Some(2),
+        "{cut:?}"
+    );
+    // Squared by the temperature: 25 : 4 : 1.
+    let cold = SamplerOptions {
+        temperature: 0.5,
+        ..options.clone()
+    };
+    let (cold, ..) = draws(cold, &nothing);
+    assert!(
+        close(&cold, &[25.0 / 30.0, 4.0 / 30.0, 1.0 / 30.0]),
+        "{cold:?}"
+    );
+    // A penalty of ln 5 makes the best token as likely as the last: 1 : 2 : 1.
+    let mut seen = Seen::new();
+    seen.push_output(2);
+    let sober = SamplerOptions {
+        presence_penalty: 5_f64.ln(),
+        ..options.clone()
+    };
+    let (penalised, ..) = draws(sober, &seen);
+    assert!(close(&penalised, &[0.25, 0.5, 0.25]), "{penalised:?}");
+    // Greedy after penalties: the taken one has it all, though it is not the best by logit.
+    let greedy = SamplerOptions {
+        temperature: 0.0,
+        presence_penalty: 2.0,
+        ..options
+    };
+    assert_eq!(draws(greedy, &seen), (vec![0.0, 1.0, 0.0], Some(1), 1));
+    // Nobody asks, nothing is told but how many there were.
+    let picked = sampler(plain()).pick(&logits, 1, &nothing).unwrap();
+    assert_eq!((picked.draws, picked.n_kept), (vec![], Some(3)));
+}
+
+#[test]
 fn best_tokens_rank_ties_by_lower_id() {
     let options = SamplerOptions {
         n_logprobs: 3,
@@ -558,6 +626,41 @@ proptest! {
         prop_assert_eq!(&kept, &kept_by_sorting(&options, &logits));
         prop_assert!(kept.contains(&picked.id));
         prop_assert!(picked.logprob <= 0.0 && picked.draw_logprob <= 0.0);
+    }
+
+    #[test]
+    fn draws_are_the_shares_of_what_sorting_keeps(
+        options in some_options(),
+        logits in some_logits(),
+        greedy in prop::bool::weighted(0.1),
+        n_logprobs in 1_usize..400,
+    ) {
+        // Of sums of at most 300 quotients in f64, rounded to f32.
+        const ABSOLUTE: f64 = 1e-6;
+        let options = SamplerOptions {
+            temperature: if greedy { 0.0 } else { options.temperature },
+            n_logprobs,
+            ..options
+        };
+        let picked = sampler(options.clone()).pick(&logits, 1, &Seen::new()).unwrap();
+        let kept = if greedy { vec![picked.id] } else { kept_by_sorting(&options, &logits) };
+        prop_assert_eq!(picked.n_kept, Some(kept.len()));
+        prop_assert_eq!(picked.draws.len(), picked.top.len());
+        let best = kept.iter().map(|&id| logits[id as usize]).fold(NEVER, f32::max);
+        let share = |id: u32| {
+            if greedy {
+                return 1.0;
+            }
+            ((f64::from(logits[id as usize]) - f64::from(best)) / options.temperature).exp()
+        };
+        let total: f64 = kept.iter().map(|&id| share(id)).sum();
+        for (&(id, _), &draw) in picked.top.iter().zip(&picked.draws) {
+            if kept.contains(&id) {
+                prop_assert!((f64::from(draw) - share(id) / total).abs() <= ABSOLUTE);
+            } else {
+                prop_assert_eq!(draw, 0.0);
+            }
+        }
     }
 
     #[test]

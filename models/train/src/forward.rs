@@ -289,7 +289,7 @@ impl Forward<'_> {
         let bias = (self.biases)(layer);
         // V2 has none.
         let bias = (!bias.is_empty()).then_some(bias.as_slice());
-        let Routes { experts, .. } = route(seen, bias, moe, |_| None);
+        let Routes { experts, .. } = route(seen, bias, moe, &[], |_| None);
         let mut load = vec![0; moe.n_routed_experts];
         for &expert in &experts {
             load[expert as usize] += 1;

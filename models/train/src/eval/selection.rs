@@ -4,7 +4,7 @@
 //! scores of the same token say what it would have read. This is what its training aims at.
 
 use engine::cpu::top_k;
-use engine::trace::{Frame, Stage, Watch, WatchedRows};
+use engine::trace::{Frame, Stage, Watch};
 use serde::Serialize;
 
 use super::{Eval, Mode};
@@ -100,8 +100,7 @@ impl Eval<'_> {
     fn look(&mut self, id: u32) -> Result<Frame> {
         self.session.watch(Watch {
             stages: [Stage::IndexScores, Stage::AttentionMean].into(),
-            layers: None,
-            rows: WatchedRows::Last,
+            ..Watch::default()
         });
         let output = self.session.advance_all(&[id]);
         self.session.watch(Watch::default());
