@@ -9,16 +9,18 @@ DATA ?= target/data
 TRAIN ?= target/train
 TRAINER := target/release/sparsight-train
 
-.PHONY: run test lint lint-shaders bench setup build data train-tiny
+.PHONY: run test lint lint-shaders bench setup setup-test build data train-tiny
 
+# The app where there is a display, a chat in the terminal where there is only that, else a story.
 run: build
-	@if [ -t 0 ] && [ -t 1 ]; then .ci/with-runtime-dir target/release/sparsight chat; \
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ]; then .ci/with-runtime-dir target/release/sparsight; \
+		elif [ -t 0 ] && [ -t 1 ]; then .ci/with-runtime-dir target/release/sparsight chat; \
 		else .ci/with-runtime-dir target/release/sparsight generate "Once upon a time" --max-tokens 120; fi
 
 build: setup
 	cargo build $(CARGO_FLAGS)
 
-test: setup lint
+test: setup-test lint
 	@.ci/with-runtime-dir sh -c 'if cargo nextest --version >/dev/null 2>&1; \
 		then cargo nextest run $(CARGO_FLAGS) --no-fail-fast; \
 		else cargo test $(CARGO_FLAGS) --no-fail-fast --lib --bins --tests; fi'
@@ -57,3 +59,6 @@ train-tiny: data
 
 setup:
 	@.ci/setup
+
+setup-test:
+	@.ci/setup test

@@ -6,6 +6,7 @@
 
 mod bench;
 mod chat;
+mod desktop;
 mod devices;
 mod eval;
 mod generate;
@@ -56,11 +57,13 @@ struct Arguments {
     threads: Option<u16>,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Chat in a window and see what the model looks at [the default]
+    App(desktop::Arguments),
     /// Continue a prompt: text in, text out, or ids in, ids out
     Generate(Box<generate::Arguments>),
     /// Talk with the model in the terminal
@@ -142,7 +145,13 @@ fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
             .build_global()
             .context("--threads")?;
     }
-    match arguments.command {
+    let command = match arguments.command {
+        Some(command) => command,
+        // Through the parser, which knows the defaults and the environment.
+        None => Command::App(desktop::Arguments::parse_from(["sparsight app"])),
+    };
+    match command {
+        Command::App(arguments) => desktop::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),

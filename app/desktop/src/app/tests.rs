@@ -1,0 +1,445 @@
+//! The whole app without a window, on the embedded model: by label, as a user goes about it.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::time::{Duration, Instant};
+
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use engine::chat::Role;
+
+use super::*;
+use crate::inspector::VIEWS;
+use crate::sidebar::SidebarAction;
+
+/// Long, since other tests may have the cores.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn app_with(start: Start) -> Harness<'static, Option<App>> {
+    let mut start = Some(start);
+    let build = move |ui: &mut egui::Ui, state: &mut Option<App>| {
+        let app = state.get_or_insert_with(|| {
+            let start = start.take().expect("the app is made once");
+            App::new(start, ui.ctx()).unwrap()
+        });
+        app.update(ui.ctx());
+        app.draw(ui);
+    };
+    Harness::builder()
+        .with_size([1500.0, 950.0])
+        .build_ui_state(build, None)
+}
+
+fn app() -> Harness<'static, Option<App>> {
+    let mut harness = app_with(Start::empty());
+    until(&mut harness, "the model", |app| app.model.ready().is_some());
+    harness
+}
+
+/// Draws frames until `there`.
+fn until(harness: &mut Harness<'static, Option<App>>, what: &str, there: impl Fn(&App) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        harness.step();
+        if harness.state().as_ref().is_some_and(&there) {
+            harness.step();
+            return;
+        }
+        let notices: Vec<_> = harness
+            .state()
+            .iter()
+            .flat_map(|app| &app.notices)
+            .collect();
+        assert!(
+            Instant::now() < end,
+            "waited in vain for {what}; notices: {:?}",
+            notices
+                .iter()
+                .map(|notice| &notice.text)
+                .collect::<Vec<_>>()
+        );
+    }
+}
+
+fn state<'a>(harness: &'a mut Harness<'static, Option<App>>) -> &'a mut App {
+    harness.state_mut().as_mut().unwrap()
+}
+
+fn is_idle(app: &App) -> bool {
+    app.answer.is_none() && app.link.is_idle() && app.pending.is_none()
+}
+
+/// Types a message and sends it with the button.
+fn ask(harness: &mut Harness<'static, Option<App>>, text: &str) {
+    state(harness).chat_state.composer.set(text);
+    harness.step();
+    harness.step();
+    harness.get_by_label("Send").click();
+    harness.step();
+    until(harness, "the answer", is_idle);
+}
+
+fn short(harness: &mut Harness<'static, Option<App>>) {
+    state(harness).settings.max_tokens = Some(12);
+    state(harness).settings.sampling.temperature = 0.0;
+}
+
+#[test]
+fn a_question_is_answered_recorded_and_kept() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    let app = state(&mut harness);
+    assert!(app.notices.is_empty());
+    let roles: Vec<Role> = app
+        .path
+        .iter()
+        .map(|entry| entry.node.message.role)
+        .collect();
+    assert_eq!(roles, [Role::User, Role::Assistant]);
+    let answer = &app.path[1].node;
+    assert!(!answer.message.content.trim().is_empty());
+    let facts = answer.facts.as_ref().unwrap();
+    assert!((1..=12).contains(&facts.ids.len()));
+    assert!(facts.first_token_ms.unwrap() > 0.0);
+    // The inspector is open, so every position but the one that was never fed is recorded.
+    let recording = app.inspecting.recording.as_ref().unwrap();
+    let n = facts.prompt_ids.len() + facts.ids.len();
+    assert_eq!(app.inspecting.ids.len(), n);
+    assert_eq!(recording.n_tokens(), n);
+    for position in 0..n - 1 {
+        assert!(recording.is_recorded(position), "{position} of {n}");
+        let selection = recording.selection(position, 3).unwrap();
+        assert_eq!(selection.positions.len(), (position + 1).min(64));
+        let total: f32 = selection.weights.iter().sum();
+        // Weights are kept in half precision.
+        assert!((total - 1.0).abs() < 0.02, "{total}");
+    }
+    // Its text is on the screen, token by token.
+    assert!(
+        app.spans[1]
+            .texts
+            .concat()
+            .contains(answer.message.content.trim())
+    );
+}
+
+#[test]
+fn a_token_of_the_answer_can_be_clicked() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    let (text, start) = {
+        let app = state(&mut harness);
+        let start = app.path[1].node.facts.as_ref().unwrap().prompt_ids.len();
+        (app.spans[1].texts[2].clone(), start)
+    };
+    let label = text.trim().to_owned();
+    assert!(
+        harness.query_all_by_label_contains(&label).count() > 0,
+        "no node says {label:?}"
+    );
+    state(&mut harness).chat_action(crate::chat::ChatAction::InspectToken(start + 2));
+    harness.step();
+    assert_eq!(
+        state(&mut harness).inspecting.state.selected,
+        Some(start + 2)
+    );
+    for view in VIEWS {
+        harness.get_by_label(view.title).click();
+        harness.step();
+        harness.step();
+    }
+    assert_eq!(state(&mut harness).inspecting.state.view, VIEWS.len() - 1);
+}
+
+#[test]
+fn an_answer_can_be_stopped_and_goes_on() {
+    let mut harness = app();
+    state(&mut harness).settings.sampling.temperature = 0.0;
+    state(&mut harness)
+        .chat_state
+        .composer
+        .set("Once upon a time");
+    harness.step();
+    let app = state(&mut harness);
+    app.send("Once upon a time");
+    until(&mut harness, "a first token", |app| {
+        app.answer
+            .as_ref()
+            .is_none_or(|answer| !answer.ids.is_empty())
+    });
+    state(&mut harness).stop();
+    until(&mut harness, "the end", is_idle);
+    let (node, before, n_before) = {
+        let app = state(&mut harness);
+        let last = &app.path[1].node;
+        let facts = last.facts.clone().unwrap();
+        (last.id, last.message.content.clone(), facts.ids.len())
+    };
+    state(&mut harness).settings.max_tokens = Some(4);
+    state(&mut harness).continue_answer(node);
+    until(&mut harness, "more", is_idle);
+    let app = state(&mut harness);
+    assert_eq!(app.path[1].n_siblings(), 2);
+    let after = &app.path[1].node;
+    assert!(after.message.content.starts_with(before.trim_end()));
+    assert!(after.facts.as_ref().unwrap().ids.len() > n_before.saturating_sub(2));
+}
+
+#[test]
+fn answers_and_questions_branch() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    let (question, answer) = {
+        let app = state(&mut harness);
+        (app.path[0].node.id, app.path[1].node.id)
+    };
+    let chat = |id: NodeId| actions::id_of(id);
+    state(&mut harness).chat_action(crate::chat::ChatAction::Regenerate { id: chat(answer) });
+    until(&mut harness, "another answer", is_idle);
+    assert_eq!(state(&mut harness).path[1].n_siblings(), 2);
+    state(&mut harness).chat_action(crate::chat::ChatAction::EditAndAsk {
+        id: chat(question),
+        text: "There was a cat".into(),
+    });
+    until(&mut harness, "the answer to the edited question", is_idle);
+    let app = state(&mut harness);
+    assert_eq!(app.path[0].n_siblings(), 2);
+    assert_eq!(app.path[0].node.message.content, "There was a cat");
+    let id = chat(app.path[0].node.id);
+    app.chat_action(crate::chat::ChatAction::SelectBranch { id, index: 0 });
+    assert_eq!(app.path[0].node.id, question);
+    assert_eq!(app.path[1].n_siblings(), 2);
+    let id = chat(app.path[1].node.id);
+    app.chat_action(crate::chat::ChatAction::EditAndKeep {
+        id,
+        text: "My own words".into(),
+    });
+    assert_eq!(app.path[1].n_siblings(), 3);
+    assert_eq!(app.path[1].node.message.content, "My own words");
+    // Its tokens are not known: it cannot go on, and that is said.
+    let node = app.path[1].node.id;
+    app.continue_answer(node);
+    assert!(app.answer.is_none());
+    assert!(
+        app.notices
+            .iter()
+            .any(|notice| notice.text.contains("tokens are not known"))
+    );
+}
+
+#[test]
+fn conversations_are_found_deleted_and_brought_back() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Tell me of the zeppelin");
+    let app = state(&mut harness);
+    let open = app.open.unwrap();
+    app.sidebar_action(SidebarAction::Search("zeppel".into()));
+    let hits = app.hits.clone().unwrap();
+    assert!(hits.iter().any(|hit| hit.conversation == open.0));
+    app.sidebar_action(SidebarAction::Delete(open.0));
+    assert!(app.conversations.is_empty() && app.open.is_none());
+    app.sidebar_action(SidebarAction::Undo);
+    assert_eq!(app.conversations.len(), 1);
+    app.sidebar_action(SidebarAction::NewFolder("Flying".into()));
+    let folder = app.folders[0].id;
+    app.sidebar_action(SidebarAction::Move {
+        id: open.0,
+        folder: Some(folder),
+    });
+    assert_eq!(app.conversations[0].folder, Some(folder));
+    app.sidebar_action(SidebarAction::Open(open.0));
+    assert_eq!(app.path.len(), 2);
+}
+
+#[test]
+fn a_conversation_goes_out_to_a_file_and_comes_back() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    let folder = tempfile::tempdir().unwrap();
+    let app = state(&mut harness);
+    let open = app.open.unwrap();
+    for (format, name) in [
+        (crate::store::ExportFormat::Json, "a.json"),
+        (crate::store::ExportFormat::Markdown, "a.md"),
+        (crate::store::ExportFormat::Html, "a.html"),
+    ] {
+        let path = folder.path().join(name);
+        app.take_file(files::Wanted::ExportConversation(open, format), &path);
+        assert!(std::fs::metadata(&path).unwrap().len() > 50, "{name}");
+    }
+    app.take_file(
+        files::Wanted::ImportConversation,
+        &folder.path().join("a.json"),
+    );
+    assert_eq!(app.conversations.len(), 2);
+    assert_ne!(app.open, Some(open));
+    assert_eq!(app.path.len(), 2);
+    // A file that is none leaves everything as it is and says so.
+    app.question = Some(Question::new(files::Wanted::ImportConversation, "x"));
+    app.take_file(
+        files::Wanted::ImportConversation,
+        &folder.path().join("a.md"),
+    );
+    assert!(app.question.as_ref().unwrap().problem.is_some());
+    assert_eq!(app.conversations.len(), 2);
+}
+
+#[test]
+fn what_if_puts_two_continuations_side_by_side() {
+    let mut harness = app();
+    short(&mut harness);
+    // Longer than the 64 positions that a token reads.
+    let text = "Mia had a red kite. Tom had a blue ball. ".repeat(8);
+    ask(&mut harness, &(text + "What colour was Mia's kite?"));
+    let (from, n) = {
+        let app = state(&mut harness);
+        let facts = app.path[1].node.facts.as_ref().unwrap();
+        (facts.prompt_ids.len(), app.inspecting.ids.len())
+    };
+    let request = crate::inspector::WhatIf {
+        from,
+        n_tokens: 5,
+        dense: true,
+        ..crate::inspector::WhatIf::default()
+    };
+    state(&mut harness).run_what_if(request);
+    until(&mut harness, "the what-if", |app| {
+        app.inspecting.variant.is_some() && is_idle(app)
+    });
+    let app = state(&mut harness);
+    assert!(app.notices.is_empty(), "{:?}", app.notices[0].text);
+    let result = app.inspecting.variant.as_ref().unwrap();
+    assert_eq!(result.base_tokens.len(), n - from);
+    assert!(!result.variant_tokens.is_empty());
+    assert_eq!(result.divergences.len(), n - from + 1);
+    assert!(
+        result
+            .divergences
+            .iter()
+            .all(|row| row.kl.is_finite() && row.kl > -1e-6)
+    );
+    assert!(result.divergences.iter().any(|row| row.kl > 0.0));
+    assert_eq!(result.base.selection(from, 3).unwrap().positions.len(), 64);
+    assert_eq!(
+        result.variant.selection(from, 3).unwrap().positions.len(),
+        from + 1
+    );
+    // Dense attention reads what the indexer left out.
+    let more: usize = result.divergences[0].n_selected_only_variant.iter().sum();
+    assert!(more > 0);
+
+    // With nothing changed nothing is: to the bit.
+    let request = crate::inspector::WhatIf {
+        from,
+        n_tokens: 5,
+        ..crate::inspector::WhatIf::default()
+    };
+    state(&mut harness).run_what_if(request);
+    until(&mut harness, "the empty what-if", |app| {
+        app.inspecting.variant.is_some() && is_idle(app)
+    });
+    let result = state(&mut harness).inspecting.variant.as_ref().unwrap();
+    assert!(
+        result
+            .divergences
+            .iter()
+            .all(|row| row.kl == 0.0 && !row.top1_differs)
+    );
+}
+
+#[test]
+fn dense_attention_and_heads_are_recorded_when_asked_for() {
+    let mut harness = app();
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    state(&mut harness).record_dense();
+    until(&mut harness, "the dense recording", is_idle);
+    let app = state(&mut harness);
+    let (recording, dense) = (
+        app.inspecting.recording.as_ref().unwrap(),
+        app.inspecting.dense.as_ref().unwrap(),
+    );
+    let recall = crate::recording::compare::dense_recall(recording, dense, 5, 4).unwrap();
+    // Everything fits into 64 positions here.
+    assert!((recall - 1.0).abs() < 0.02, "{recall}");
+    app.record_heads(6, 2);
+    until(&mut harness, "the heads", is_idle);
+    let app = state(&mut harness);
+    assert!(app.notices.is_empty());
+    let recording = app.inspecting.recording.as_ref().unwrap();
+    let (positions, weights) = recording.heads(6, 2).unwrap();
+    assert_eq!(weights.len(), positions.len() * recording.header().n_heads);
+    // What was recorded before is still there.
+    assert!(recording.is_recorded(3) && recording.selection(3, 5).is_some());
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_and_kept() {
+    let mut harness = app();
+    let text = "one two three four ".repeat(1000);
+    state(&mut harness).send(&text);
+    until(&mut harness, "the refusal", is_idle);
+    let app = state(&mut harness);
+    assert_eq!(app.path.len(), 2);
+    assert_eq!(app.path[0].node.message.content, text);
+    assert_eq!(app.path[1].node.state, NodeState::Failed);
+    let facts = app.path[1].node.facts.as_ref().unwrap();
+    assert!(
+        facts.stop.contains("the context holds 2048"),
+        "{}",
+        facts.stop
+    );
+}
+
+#[test]
+fn what_was_there_is_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sparsight.db");
+    let open = || Start::with(Store::open(&file).unwrap().0);
+    let mut harness = app_with(open());
+    until(&mut harness, "the model", |app| app.model.ready().is_some());
+    short(&mut harness);
+    ask(&mut harness, "Once upon a time");
+    let app = state(&mut harness);
+    app.set_inspector(false);
+    app.close();
+    let (conversation, content) = (app.open, app.path[1].node.message.content.clone());
+    drop(harness);
+    let mut harness = app_with(open());
+    until(&mut harness, "the model", |app| app.model.ready().is_some());
+    let app = state(&mut harness);
+    assert_eq!(app.open, conversation);
+    assert_eq!(app.path[1].node.message.content, content);
+    assert!(!app.inspecting.is_open);
+    // Looking at it records it then.
+    let id = actions::id_of(app.path[1].node.id);
+    app.chat_action(crate::chat::ChatAction::InspectMessage { id });
+    until(&mut harness, "the recording", |app| {
+        let recording = app.inspecting.recording.as_ref();
+        is_idle(app) && recording.is_some_and(|recording| recording.is_recorded(4))
+    });
+}
+
+#[test]
+fn a_broken_model_folder_is_said_and_the_chat_lives_on() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), "{").unwrap();
+    let mut harness = app();
+    state(&mut harness).look_at(Source::Folder(folder.path().into()));
+    until(&mut harness, "the card", |app| app.card_problem.is_some());
+    assert!(state(&mut harness).model.ready().is_some());
+    state(&mut harness).load_model(Source::Folder(folder.path().into()));
+    until(&mut harness, "the failure", |app| {
+        matches!(app.model, Model::Failed(_)) && app.link.is_idle()
+    });
+    let app = state(&mut harness);
+    assert!(app.blocked().is_some());
+    app.load_model(embedded().unwrap());
+    until(&mut harness, "the embedded model", |app| {
+        app.model.ready().is_some()
+    });
+}
