@@ -6,8 +6,12 @@ use eframe::egui::{self, Color32, FontId, TextStyle, Theme, Visuals};
 pub const SIDEBAR_WIDTH: f32 = 230.0;
 /// Width of the inspector when it is first opened, in points.
 pub const INSPECTOR_WIDTH: f32 = 560.0;
-/// Width of a window of settings, in points.
+/// Width of a question, in points.
 pub const DIALOG_WIDTH: f32 = 520.0;
+/// Size of a window of settings when it is first opened, in points.
+pub const DIALOG_SIZE: egui::Vec2 = egui::vec2(DIALOG_WIDTH, 620.0);
+/// Where it opens, in points.
+pub const DIALOG_POSITION: egui::Pos2 = egui::pos2(260.0, 60.0);
 /// Smallest and largest scale of everything.
 pub const SCALES: std::ops::RangeInclusive<f32> = 0.6..=3.0;
 /// How much one step of the scale is.

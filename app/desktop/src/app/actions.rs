@@ -69,6 +69,14 @@ impl App {
         self.reload_path();
         self.chat_state.scroll_to_end();
         self.remember(keys::CONVERSATION, &Some(id));
+        self.show_last_timeline();
+    }
+
+    /// Puts the newest answer of the branch before the inspector, unless a trace from a file is there.
+    pub(super) fn show_last_timeline(&mut self) {
+        if self.inspecting.is_from_file {
+            return;
+        }
         let last = self.path.iter().rev().find(|entry| has_ids(entry));
         if let Some(last) = last.map(|entry| entry.node.id) {
             self.show_timeline_of(last);

@@ -26,7 +26,11 @@ impl App {
     }
 
     fn poll_threads(&mut self) {
+        let was_ready = self.model.ready().is_some();
         self.model.poll();
+        if !was_ready && self.model.ready().is_some() {
+            self.show_last_timeline();
+        }
         if let Some(come) = &self.devices_come
             && let Ok(devices) = come.try_recv()
         {
@@ -80,6 +84,7 @@ impl App {
             Event::Loaded(loaded) => {
                 self.model
                     .weights_are_there(loaded.device, loaded.resident_bytes);
+                self.show_last_timeline();
             }
             Event::Unloaded => self.model = Model::None,
             Event::Prefill { done, total } => {

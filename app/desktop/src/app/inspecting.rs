@@ -23,6 +23,8 @@ pub(super) struct Inspecting {
     pub is_recording: bool,
     pub state: State,
     pub recording: Option<Recording>,
+    /// Whether the recording comes from a file.
+    pub is_from_file: bool,
     /// The timeline of the recording; empty for one from a file.
     pub ids: Vec<u32>,
     /// The knobs it was computed under.
@@ -116,6 +118,7 @@ impl Inspecting {
         if shared == 0 {
             self.recording = Some(Self::empty_recording(model, forward));
         }
+        self.is_from_file = false;
         self.forward = forward.clone();
         self.ids.truncate(shared);
         self.ids.extend_from_slice(&ids[shared..]);
@@ -165,6 +168,7 @@ impl Inspecting {
         *self = Self {
             is_open: true,
             is_recording: self.is_recording,
+            is_from_file: true,
             revision: self.revision + 1,
             recording: Some(recording),
             ..Self::default()

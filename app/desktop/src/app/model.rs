@@ -9,6 +9,7 @@ use engine::model::LoadProgress;
 use engine::tokenizer::Tokenizer;
 use engine::{Config, Source};
 
+use crate::models::card;
 use crate::recording::Header;
 
 /// A model that can be asked.
@@ -48,17 +49,6 @@ pub(super) struct Files {
     config: Config,
     eos: Vec<u32>,
     tokenizer: Option<Arc<Tokenizer>>,
-}
-
-/// The name of a checkpoint for people.
-pub(super) fn name(source: &Source) -> String {
-    match source {
-        Source::Embedded(_) => "Sparsight tiny".into(),
-        Source::Folder(folder) => folder.file_name().map_or_else(
-            || folder.display().to_string(),
-            |name| name.to_string_lossy().into_owned(),
-        ),
-    }
 }
 
 impl Model {
@@ -132,7 +122,7 @@ impl Model {
         {
             let no_chat = files.no_chat();
             *self = Self::Ready(Box::new(Ready {
-                name: name(source),
+                name: card::name(source),
                 device: device.clone(),
                 config: files.config,
                 tokenizer: files.tokenizer,

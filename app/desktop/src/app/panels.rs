@@ -66,7 +66,7 @@ impl App {
                     Model::Loading {
                         progress, source, ..
                     } => {
-                        ui.label(format!("Loading {}", model::name(source)));
+                        ui.label(format!("Loading {}", crate::models::card::name(source)));
                         if let Some(progress) = progress {
                             loading_ui(ui, *progress, &mut model_actions);
                         }
@@ -383,9 +383,8 @@ impl App {
         let ctx = ui.ctx().clone();
         self.settings_window_ui(&ctx);
         self.models_window_ui(&ctx);
-        egui::Window::new("Help")
+        dialog("Help")
             .open(&mut self.windows.help)
-            .default_width(theme::DIALOG_WIDTH)
             .show(&ctx, |ui| {
                 egui::ScrollArea::vertical().show(ui, |ui| {
                     shortcuts::help_ui(ui);
@@ -419,9 +418,8 @@ impl App {
             model_index_topk: indexer.flatten().map(|indexer| indexer.index_topk),
             own_presets: &self.own_presets,
         };
-        egui::Window::new("Settings")
+        dialog("Settings")
             .open(&mut is_open)
-            .default_width(theme::DIALOG_WIDTH)
             .vscroll(true)
             .show(ctx, |ui| {
                 ui.heading("This conversation");
@@ -462,9 +460,8 @@ impl App {
             loading,
             is_dropping: ctx.input(|input| !input.raw.hovered_files.is_empty()),
         };
-        egui::Window::new("Models")
+        dialog("Models")
             .open(&mut is_open)
-            .default_width(theme::DIALOG_WIDTH)
             .vscroll(true)
             .show(ctx, |ui| {
                 models_ui(ui, &mut self.models_state, &view, &mut actions)
@@ -474,6 +471,13 @@ impl App {
             self.model_action(action);
         }
     }
+}
+
+/// A window over the panels, below the bar with its switch.
+fn dialog(title: &str) -> egui::Window<'_> {
+    egui::Window::new(title)
+        .default_pos(theme::DIALOG_POSITION)
+        .default_size(theme::DIALOG_SIZE)
 }
 
 /// An entry of the branch as it is shown.

@@ -415,6 +415,9 @@ fn what_was_there_is_there_again() {
     assert_eq!(app.open, conversation);
     assert_eq!(app.path[1].node.message.content, content);
     assert!(!app.inspecting.is_open);
+    // Its tokens are before the inspector, and nothing of them is recorded.
+    let recording = app.inspecting.recording.as_ref().unwrap();
+    assert!(recording.n_tokens() > 4 && !recording.is_recorded(0));
     // Looking at it records it then.
     let id = actions::id_of(app.path[1].node.id);
     app.chat_action(crate::chat::ChatAction::InspectMessage { id });

@@ -137,7 +137,7 @@ impl ModelCard {
 /// What to call the model.
 pub fn name(source: &Source) -> String {
     match source {
-        Source::Embedded(_) => "Embedded model".into(),
+        Source::Embedded(_) => "Sparsight tiny".into(),
         Source::Folder(folder) => folder.file_name().map_or_else(
             || folder.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
@@ -188,7 +188,7 @@ mod tests {
         let source = Source::Embedded(&tiny::TINY);
         let card = ModelCard::read(&source).unwrap();
         let config = source.config().unwrap();
-        assert_eq!(card.name, "Embedded model");
+        assert_eq!(card.name, "Sparsight tiny");
         assert_eq!(card.n_layers, config.num_hidden_layers);
         assert_eq!(card.misfit, None);
         assert!(card.has_tokenizer);

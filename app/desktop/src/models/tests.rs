@@ -220,6 +220,6 @@ fn the_embedded_model_fits_its_card() {
         let mut harness = harness(Some(card.clone()));
         harness.ctx.set_theme(theme);
         harness.run();
-        harness.get_by_label("Embedded model");
+        harness.get_by_label("Sparsight tiny");
     }
 }
