@@ -169,7 +169,12 @@ impl App {
         Some((conversation, node))
     }
 
-    fn start_answer(&mut self, conversation: ConversationId, node: NodeId, thinking: bool) {
+    pub(super) fn start_answer(
+        &mut self,
+        conversation: ConversationId,
+        node: NodeId,
+        thinking: bool,
+    ) {
         let Some(ready) = self.model.ready() else {
             return;
         };

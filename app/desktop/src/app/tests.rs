@@ -446,3 +446,91 @@ fn a_broken_model_folder_is_said_and_the_chat_lives_on() {
         app.model.ready().is_some()
     });
 }
+
+/// The bar for a frame while an answer streams, on top of rendering.
+const FRAME_MS: f64 = 8.0;
+
+#[test]
+fn a_frame_is_quick_while_an_answer_streams_into_ten_thousand_tokens() {
+    let mut harness = app();
+    let tokenizer = state(&mut harness)
+        .model
+        .ready()
+        .unwrap()
+        .tokenizer
+        .clone()
+        .unwrap();
+    let text = "The boy had a red kite and the dog ran after it. ".repeat(40);
+    let ids = tokenizer.encode(&text).unwrap();
+    let app = state(&mut harness);
+    let conversation = app.store.create_conversation("long", None).unwrap();
+    let mut parent = None;
+    let mut n_tokens = 0;
+    while n_tokens < 10_000 {
+        let question = engine::chat::Message::new(Role::User, "And then?");
+        let added = app
+            .store
+            .append(conversation, parent, &question, NodeState::Complete);
+        let answer = engine::chat::Message::new(Role::Assistant, text.as_str());
+        let node = app.store.append(
+            conversation,
+            Some(added.unwrap()),
+            &answer,
+            NodeState::Complete,
+        );
+        parent = Some(node.unwrap());
+        let facts = AnswerFacts {
+            model: "Sparsight tiny".into(),
+            ids: ids.clone(),
+            ..AnswerFacts::default()
+        };
+        let (node, state) = (parent.unwrap(), NodeState::Complete);
+        app.store
+            .update(node, &answer, state, Some(&facts))
+            .unwrap();
+        n_tokens += ids.len();
+    }
+    app.open_conversation(conversation);
+    assert!(app.inspecting.is_open);
+    let question = engine::chat::Message::new(Role::User, "Go on");
+    app.store
+        .append(conversation, parent, &question, NodeState::Complete)
+        .unwrap();
+    app.reload_path();
+    // More than the small model's context holds: its tokens are made here.
+    let last = app.path.last().unwrap().node.id;
+    let empty = engine::chat::Message::new(Role::Assistant, "");
+    let added = app
+        .store
+        .append(conversation, Some(last), &empty, NodeState::Streaming);
+    app.reload_path();
+    app.start_answer(conversation, added.unwrap(), false);
+    let mut times = Vec::new();
+    for (index, &id) in ids.iter().take(200).enumerate() {
+        let text = tokenizer.decode(&[id]).unwrap();
+        let token = engine::generate::Token {
+            position: index,
+            picked: engine::sampler::Picked {
+                id,
+                logprob: -1.0,
+                draw_logprob: -1.0,
+                top: Vec::new(),
+                draws: Vec::new(),
+                n_kept: None,
+                kept: None,
+            },
+            text,
+        };
+        state(&mut harness).answer.as_mut().unwrap().push(&token);
+        let began = Instant::now();
+        harness.step();
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    times.sort_by(f64::total_cmp);
+    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "{} frames: median {median:.2} ms, at most {most:.2} ms",
+        times.len()
+    );
+    assert!(median < FRAME_MS, "{median} ms");
+}
