@@ -557,6 +557,7 @@ impl App {
             is_recording: inspecting.is_recording,
             can_run: self.model.ready().is_some()
                 && self.link.is_idle()
+                && inspecting.is_up_to_date()
                 && !inspecting.ids.is_empty(),
             recording_cost: inspecting.cost,
             revision: inspecting.revision,

@@ -1,12 +1,16 @@
 //! What has come since the last frame: from the runner, from threads, from the user's files.
 
 use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
 
 use engine::runner::Event;
 
 use super::link::{Feed, Purpose};
 use super::*;
 use crate::inspector::WhatIf;
+
+/// Time that a frame of the window gives to recordings: half of what it may take.
+const ROWS_BUDGET: Duration = Duration::from_millis(4);
 
 impl App {
     /// Takes everything that has come. Never waits.
@@ -17,6 +21,9 @@ impl App {
         }
         while let Some((purpose, event)) = self.link.next() {
             self.take_event(purpose, event);
+        }
+        if self.inspecting.take_rows(ROWS_BUDGET) {
+            ctx.request_repaint();
         }
         if self.answer.as_ref().is_some_and(Answer::wants_saving) {
             self.save_growing();
@@ -95,8 +102,8 @@ impl App {
                 }
             }
             Event::Frame(frame) => {
-                if let Some(purpose) = &purpose {
-                    self.inspecting.push(purpose, &frame);
+                if let Some(purpose) = purpose {
+                    self.inspecting.push(purpose, frame);
                 }
             }
             Event::Token(token) => self.take_token(purpose.as_ref(), &token),

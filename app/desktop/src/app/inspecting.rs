@@ -1,10 +1,12 @@
 //! What the inspector looks at: the recording of one timeline, and what was run to compare it with.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::generate::{Stats, Token};
 use engine::model::ForwardOptions;
-use engine::trace::{Frame, Stage, Watch, WatchedRows};
+use engine::trace::{Frame, Stage, Value, Watch, WatchedRows};
 
 use super::link::Purpose;
 use super::model::Ready;
@@ -35,6 +37,8 @@ pub(super) struct Inspecting {
     pub variant: Option<WhatIfResult>,
     pub live: LiveStats,
     pub cost: Option<RecordingCost>,
+    /// Frames that are not taken over yet, and how many of their rows are.
+    waiting: VecDeque<(Purpose, Frame, usize)>,
     /// Changes with each of the recordings.
     pub revision: u64,
     /// Milliseconds a token without recording, to tell what recording costs.
@@ -119,6 +123,7 @@ impl Inspecting {
             self.recording = Some(Self::empty_recording(model, forward));
         }
         self.is_from_file = false;
+        self.waiting.clear();
         self.forward = forward.clone();
         self.ids.truncate(shared);
         self.ids.extend_from_slice(&ids[shared..]);
@@ -175,41 +180,53 @@ impl Inspecting {
         };
     }
 
-    /// A frame has come.
-    pub(super) fn push(&mut self, purpose: &Purpose, frame: &Frame) {
-        self.revision += 1;
-        let recording = match purpose {
-            Purpose::Answer | Purpose::Record | Purpose::RecordHeads { .. } => &mut self.recording,
-            Purpose::RecordDense => &mut self.dense,
+    /// A frame has come. What is recorded of it is taken over by [`Inspecting::take_rows`].
+    pub(super) fn push(&mut self, purpose: Purpose, frame: Frame) {
+        match purpose {
             Purpose::WhatIfBase | Purpose::WhatIfForced => {
                 if let Some(run) = &mut self.run {
-                    run.push(purpose, frame);
+                    run.push(&purpose, &frame);
                 }
-                return;
             }
-            Purpose::WhatIfWrites | Purpose::Load => return,
-        };
-        let Some(recording) = recording else { return };
-        for problem in recording.push_frame(frame) {
-            log::warn!("{problem}");
+            Purpose::WhatIfWrites | Purpose::Load => {}
+            _ => self.waiting.push_back((purpose, frame, 0)),
         }
-        if let Some(elapsed) = frame.elapsed
-            && let Some(last) = (frame.position + frame.ids.len()).checked_sub(1)
-        {
-            let ops = frame.timings.iter().map(|timing| OpTiming {
-                op: timing.op.to_owned(),
-                layer: timing.layer,
-                ms: timing.duration.map(|time| time.as_secs_f32() * 1000.0),
-                bytes: timing.bytes,
-                launches: timing.launches,
-            });
-            let timing = StepTiming {
-                total_ms: elapsed.as_secs_f32() * 1000.0,
-                ops: ops.collect(),
-                n_tokens: frame.ids.len(),
+    }
+
+    /// Whether all frames that have come are taken over.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes over rows of frames for as long as `budget`, at least one; whether rows are left. A chunk
+    /// of a large model has hundreds of rows of milliseconds each, and the window must not wait.
+    pub(super) fn take_rows(&mut self, budget: Duration) -> bool {
+        let began = Instant::now();
+        while let Some((purpose, frame, row)) = self.waiting.front_mut() {
+            self.revision += 1;
+            let recording = match purpose {
+                Purpose::RecordDense => &mut self.dense,
+                _ => &mut self.recording,
             };
-            recording.set_timing(last, timing);
+            if let Some(recording) = recording
+                && let Some(one) = row_of(frame, *row)
+            {
+                for problem in recording.push_frame(&one) {
+                    log::warn!("{problem}");
+                }
+            }
+            *row += 1;
+            if *row >= frame.ids.len() {
+                if let Some(recording) = recording {
+                    set_timing(recording, frame);
+                }
+                self.waiting.pop_front();
+            }
+            if began.elapsed() >= budget {
+                break;
+            }
         }
+        !self.waiting.is_empty()
     }
 
     /// Times of the answer so far, as the engine measured them.
@@ -268,4 +285,62 @@ impl Inspecting {
             });
         }
     }
+}
+
+/// One row of a frame as a frame of its own; `None` behind the last.
+fn row_of(frame: &Frame, row: usize) -> Option<Frame> {
+    fn cut<T: Copy>(data: &[T], n_rows: usize, row: usize) -> Vec<T> {
+        let width = data.len() / n_rows;
+        data[row * width..(row + 1) * width].to_vec()
+    }
+    let n_rows = frame.ids.len();
+    let id = *frame.ids.get(row)?;
+    let values = frame.values.iter().map(|(site, value)| {
+        let mut shape = value.shape().to_vec();
+        // What has not a row for each token is handed on as it is, and refused with its name.
+        if shape.first() != Some(&n_rows) {
+            return (*site, value.clone());
+        }
+        shape[0] = 1;
+        let value = match value {
+            Value::F32 { data, .. } => Value::F32 {
+                shape,
+                data: cut(data, n_rows, row),
+            },
+            Value::I32 { data, .. } => Value::I32 {
+                shape,
+                data: cut(data, n_rows, row),
+            },
+        };
+        (*site, value)
+    });
+    Some(Frame {
+        position: frame.position + row,
+        ids: vec![id],
+        values: values.collect(),
+        ..Frame::default()
+    })
+}
+
+/// Keeps the times of a pass with its last row.
+fn set_timing(recording: &mut Recording, frame: &Frame) {
+    let (Some(elapsed), Some(last)) = (
+        frame.elapsed,
+        (frame.position + frame.ids.len()).checked_sub(1),
+    ) else {
+        return;
+    };
+    let ops = frame.timings.iter().map(|timing| OpTiming {
+        op: timing.op.to_owned(),
+        layer: timing.layer,
+        ms: timing.duration.map(|time| time.as_secs_f32() * 1000.0),
+        bytes: timing.bytes,
+        launches: timing.launches,
+    });
+    let timing = StepTiming {
+        total_ms: elapsed.as_secs_f32() * 1000.0,
+        ops: ops.collect(),
+        n_tokens: frame.ids.len(),
+    };
+    recording.set_timing(last, timing);
 }

@@ -65,7 +65,8 @@ fn state<'a>(harness: &'a mut Harness<'static, Option<App>>) -> &'a mut App {
 }
 
 fn is_idle(app: &App) -> bool {
-    app.answer.is_none() && app.link.is_idle() && app.pending.is_none()
+    let is_quiet = app.answer.is_none() && app.link.is_idle() && app.pending.is_none();
+    is_quiet && app.inspecting.is_up_to_date()
 }
 
 /// Types a message and sends it with the button.
