@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// # Errors
 /// The folder or file cannot be written, or `path` is something other than a file, which renaming
 /// would replace; the message names `path`.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         let problem = "is a device, pipe or folder, expected a file or nothing";

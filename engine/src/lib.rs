@@ -24,7 +24,7 @@ pub mod config;
 pub mod cpu;
 pub mod device;
 pub mod error;
-mod file;
+pub mod file;
 pub mod generate;
 pub mod gpu;
 pub mod model;

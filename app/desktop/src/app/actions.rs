@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use engine::file::write_whole;
+
 use super::files::{Question, Wanted};
 use super::*;
 use crate::chat::ChatAction;
@@ -606,7 +608,7 @@ impl App {
                 .store
                 .export(id, format)
                 .map_err(anyhow::Error::from)
-                .and_then(|text| write_whole(path, text.as_bytes())),
+                .and_then(|text| Ok(write_whole(path, text.as_bytes())?)),
             Wanted::ImportConversation => self
                 .store
                 .import_file(path)
@@ -634,7 +636,7 @@ impl App {
                 let ranges = self.message_ranges();
                 let (shown, state) = (self.shown(&ranges), &self.inspecting.state);
                 export(view, kind, &shown, state, &today())
-                    .and_then(|bytes| write_whole(path, &bytes))
+                    .and_then(|bytes| Ok(write_whole(path, &bytes)?))
             }
         };
         match done {
@@ -778,23 +780,6 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
-}
-
-/// Writes a file whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::io::Write as _;
-
-    use anyhow::Context as _;
-    let said = || format!("{} could not be written", path.display());
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let mut file =
-        tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(said)?;
-    file.write_all(bytes).with_context(said)?;
-    file.as_file().sync_all().with_context(said)?;
-    file.persist(path).with_context(said)?;
-    Ok(())
 }
 
 #[cfg(test)]
