@@ -221,7 +221,7 @@ impl Corpus {
         let total: f64 = kinds.iter().map(|(_, weight)| weight).sum();
         let (whole, short): (Vec<_>, Vec<_>) = kinds
             .into_iter()
-            .partition(|(kind, _)| matches!(kind.maker, Maker::Whole));
+            .partition(|(kind, _)| matches!(kind.maker, Maker::Whole(_)));
         let whole_weight: f64 = whole.iter().map(|(_, weight)| weight).sum();
 
         let mut sequence = Sequence {
@@ -229,7 +229,8 @@ impl Corpus {
             loss: Vec::new(),
         };
         if short.is_empty() || thrower.dice.unit() * total < whole_weight {
-            sequence = self.whole(&mut thrower.dice, length)?;
+            let kind = chosen(&mut thrower.dice, &whole);
+            sequence = self.whole(kind, &mut thrower, length)?;
         } else {
             while sequence.ids.len() < length {
                 let kind = chosen(&mut thrower.dice, &short);
@@ -278,11 +279,16 @@ impl Corpus {
         Ok(kinds)
     }
 
-    fn whole(&self, dice: &mut Dice, length: usize) -> Result<Sequence> {
+    fn whole(&self, kind: &Kind, thrower: &mut Thrower, length: usize) -> Result<Sequence> {
+        let Maker::Whole(make) = kind.maker else {
+            unreachable!("only kinds that fill a sequence are drawn here");
+        };
         let encode = |text: &str| Ok(self.tokenizer.encode(text)?);
-        let mut ids = vec![self.bos];
-        ids.extend(recall::document(dice, &encode, length)?);
-        Ok(self.all_but_bos(ids))
+        let (ids, loss) = make(&mut thrower.dice, &encode, length)?;
+        Ok(Sequence {
+            ids: [&[self.bos], &ids[..]].concat(),
+            loss: [&[false], &loss[..]].concat(),
+        })
     }
 
     fn document(&self, kind: &Kind, thrower: &mut Thrower, split: Split) -> Result<Sequence> {
@@ -294,7 +300,7 @@ impl Corpus {
                 Ok(self.all_but_bos(ids))
             }
             Maker::Talk(make) => self.talk(&talk::pieces(&make(thrower))?),
-            Maker::Whole => unreachable!("whole sequences are made before documents are drawn"),
+            Maker::Whole(_) => unreachable!("whole sequences are made before documents are drawn"),
             Maker::Real => {
                 let real = &self.real[kind.name];
                 let documents = match split {

@@ -1,8 +1,13 @@
 //! The kinds of text, in one table.
 
 use super::dice::Dice;
+use super::recall::Encode;
 use super::talk::Turn;
 use super::{chat, copy, recall, story, sums};
+use crate::Result;
+
+/// Tokens, and whether each is a target.
+type Targeted = (Vec<u32>, Vec<bool>);
 
 /// One kind of text.
 pub struct Kind {
@@ -13,7 +18,7 @@ pub struct Kind {
     /// How it is made.
     pub(super) maker: Maker,
     /// Tokens of a document on average, as measured with a vocabulary of 4,096. It turns a share of
-    /// the tokens into a share of the documents.
+    /// the tokens into a share of the documents; those that fill a sequence are all as long.
     mean_tokens: f64,
 }
 
@@ -32,7 +37,7 @@ pub(super) enum Maker {
     /// By a program, as a conversation.
     Talk(fn(&mut Thrower) -> Vec<Turn>),
     /// By a program, as one document that fills the sequence.
-    Whole,
+    Whole(fn(&mut Dice, Encode<'_>, usize) -> Result<Targeted>),
     /// Read from the files of the same kind.
     Real,
 }
@@ -54,8 +59,24 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "recall",
         about: "facts with unique keys and questions about them, near and far, over the whole sequence",
-        maker: Maker::Whole,
-        mean_tokens: 0.0,
+        maker: Maker::Whole(|dice, encode, length| {
+            let ids = recall::document(dice, encode, length)?;
+            let loss = vec![true; ids.len()];
+            Ok((ids, loss))
+        }),
+        mean_tokens: 1.0,
+    },
+    Kind {
+        name: "drill",
+        about: "many facts, then a question about each over the whole sequence; only values are targets",
+        maker: Maker::Whole(recall::drill),
+        mean_tokens: 1.0,
+    },
+    Kind {
+        name: "near-drill",
+        about: "a few owners, then a question about each, again and again; only values are targets",
+        maker: Maker::Whole(recall::near_drill),
+        mean_tokens: 1.0,
     },
     Kind {
         name: "quiz",

@@ -4,6 +4,8 @@
 //! colour, an object or a name with others, so that the whole key has to be matched. An answer
 //! repeats the words of its fact, so that copying what followed them before is enough.
 
+use std::ops::Range;
+
 use super::cast::Cast;
 use super::dice::Dice;
 use super::facts::{Fact, Form, World};
@@ -19,8 +21,9 @@ const NEAREST: usize = 16;
 
 /// A fact within the document.
 struct Told {
+    /// The question, and what its answer says before the value.
     question: String,
-    answer: String,
+    value: String,
     /// Where its value begins.
     position: usize,
     is_asked: bool,
@@ -33,10 +36,22 @@ struct Page<'a> {
     world: World,
     ids: Vec<u32>,
     told: Vec<Told>,
-    next_question: usize,
+    /// Where the values of answers are.
+    answered: Vec<Range<usize>>,
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
+    fn new(dice: &'a mut Dice, encode: Encode<'a>, length: usize) -> Self {
+        Self {
+            world: World::new(dice, length),
+            dice,
+            encode,
+            ids: Vec::new(),
+            told: Vec::new(),
+            answered: Vec::new(),
+        }
+    }
+
     fn push(&mut self, text: &str) -> Result<()> {
         let ids = (self.encode)(if self.ids.is_empty() {
             text.trim_start()
@@ -53,25 +68,18 @@ impl Page<'_> {
         self.push(&fact.value)?;
         self.push(&fact.after_value)?;
         self.told.push(Told {
-            question: fact.question.clone(),
-            answer: format!("{}{}.", fact.prefix, fact.value),
+            question: format!("{}{}", fact.question, fact.prefix),
+            value: fact.value.clone(),
             position,
             is_asked: false,
         });
         Ok(())
     }
 
-    /// What comes next: a question if it is time, else a fact or a filler. Text of some ten tokens.
-    fn step(&mut self) -> Result<()> {
-        if self.ids.len() >= self.next_question && self.can_ask() {
-            self.ask()?;
-            self.next_question = self.ids.len() + self.dice.between(10, 36);
-            return Ok(());
-        }
-        // More facts in the beginning: otherwise few questions could reach far back.
-        let percent = if self.told.len() < 6 { 70 } else { 45 };
-        if self.dice.percent(percent) && !self.ids.is_empty() {
-            let form = self.dice.pick(&Form::ALL);
+    /// A fact, in so many percent of cases and if there is one, else a filler. Some ten tokens.
+    fn go_on(&mut self, percent_facts: usize, forms: &[Form]) -> Result<()> {
+        if self.dice.percent(percent_facts) && !self.ids.is_empty() {
+            let form = self.dice.pick(forms);
             if let Some(fact) = self.world.fact(self.dice, form) {
                 return self.tell(&fact);
             }
@@ -80,18 +88,21 @@ impl Page<'_> {
         self.push(&filler)
     }
 
-    fn can_ask(&self) -> bool {
-        self.told
-            .first()
-            .is_some_and(|told| self.ids.len() - told.position >= NEAREST)
-    }
-
-    /// Asks for the fact whose distance is nearest to a distance drawn log-uniformly. Facts that were
-    /// not asked yet go first: the answer to an earlier question would be a nearer source.
-    fn ask(&mut self) -> Result<()> {
+    /// The fact whose distance is nearest to a distance drawn, in turn of a coin, uniformly or
+    /// log-uniformly: the one alone would ask little for near facts, the other for far ones. Facts that
+    /// were not asked yet go first: the answer to an earlier question would be a nearer source.
+    /// Without `repeats` there are no others. `None` if all facts are too near.
+    fn choose(&mut self, repeats: bool) -> Option<usize> {
         let here = self.ids.len();
-        let farthest = here - self.told[0].position;
-        let wanted = self.dice.log_between(NEAREST, farthest);
+        let farthest = here - self.told.first()?.position;
+        if farthest < NEAREST {
+            return None;
+        }
+        let wanted = if self.dice.percent(50) {
+            self.dice.between(NEAREST, farthest)
+        } else {
+            self.dice.log_between(NEAREST, farthest)
+        };
         let ratio = |told: &Told| {
             let distance = here - told.position;
             1000 * distance.max(wanted) / distance.min(wanted).max(1)
@@ -100,21 +111,55 @@ impl Page<'_> {
             let indices = (0..told.len()).filter(|&i| !is_new || !told[i].is_asked);
             indices.min_by_key(|&i| ratio(&told[i]))
         };
-        let new = nearest(&self.told, true).filter(|&i| ratio(&self.told[i]) < 1700);
-        let index = match new {
-            Some(index) if self.dice.percent(85) => index,
-            _ => nearest(&self.told, false).expect("a question needs a fact"),
-        };
+        let new = nearest(&self.told, true);
+        if !repeats {
+            return new.filter(|&i| here - self.told[i].position >= NEAREST);
+        }
+        match new.filter(|&i| ratio(&self.told[i]) < 1700) {
+            Some(index) if self.dice.percent(85) => Some(index),
+            _ => nearest(&self.told, false),
+        }
+    }
+
+    fn ask(&mut self, index: usize) -> Result<()> {
         let told = &mut self.told[index];
         told.is_asked = true;
-        let text = format!("{}{}", told.question, told.answer);
-        self.push(&text)
+        let (question, value) = (told.question.clone(), told.value.clone());
+        self.push(&question)?;
+        let value_at = self.ids.len();
+        self.push(&value)?;
+        self.answered.push(value_at..self.ids.len());
+        self.push(".")
+    }
+
+    /// What comes next: a question if it is time, else a fact or a filler.
+    fn step(&mut self, next_question: &mut usize) -> Result<()> {
+        if self.ids.len() >= *next_question
+            && let Some(index) = self.choose(true)
+        {
+            self.ask(index)?;
+            *next_question = self.ids.len() + self.dice.between(10, 36);
+            return Ok(());
+        }
+        // More facts in the beginning: otherwise few questions could reach far back.
+        let percent_facts = if self.told.len() < 6 { 70 } else { 45 };
+        self.go_on(percent_facts, &Form::ALL)
+    }
+
+    /// The tokens, and which of them are values that were asked for.
+    fn with_values(self) -> (Vec<u32>, Vec<bool>) {
+        let mut is_value = vec![false; self.ids.len()];
+        for value in self.answered {
+            is_value[value].fill(true);
+        }
+        (self.ids, is_value)
     }
 
     /// Grows to a length of exactly `end` if fillers can be found that do, else by a few tokens less.
     fn fill(&mut self, end: usize) -> Result<()> {
+        let mut next_question = 40;
         while self.ids.len() + 40 < end {
-            self.step()?;
+            self.step(&mut next_question)?;
         }
         loop {
             let room = end.saturating_sub(self.ids.len());
@@ -153,20 +198,65 @@ fn filler(dice: &mut Dice) -> String {
 
 /// A document of at least `length` tokens, questions about the facts among them.
 pub(super) fn document(dice: &mut Dice, encode: Encode<'_>, length: usize) -> Result<Vec<u32>> {
-    let world = World::new(dice, length);
-    let next_question = dice.between(24, 48);
-    let mut page = Page {
-        dice,
-        encode,
-        world,
-        ids: Vec::new(),
-        told: Vec::new(),
-        next_question,
-    };
+    let mut page = Page::new(dice, encode, length);
+    let mut next_question = page.dice.between(24, 48);
     while page.ids.len() < length {
-        page.step()?;
+        page.step(&mut next_question)?;
     }
     Ok(page.ids)
+}
+
+/// Owners take longest to learn: "Mia had a red kite" tells the value before the key.
+const HARDEST_OFTEN: [Form; 5] = [
+    Form::Number,
+    Form::Word,
+    Form::Owner,
+    Form::Owner,
+    Form::Owner,
+];
+
+/// A document of at least `length` tokens, and which of them are values that were asked for: facts,
+/// then mostly questions, each about another fact. Where only values are targets, finding them is all
+/// there is to learn, and each sequence asks several times as often as [`document`].
+pub(super) fn drill(
+    dice: &mut Dice,
+    encode: Encode<'_>,
+    length: usize,
+) -> Result<(Vec<u32>, Vec<bool>)> {
+    let mut page = Page::new(dice, encode, length);
+    let first_question = page.dice.between(length / 4, length * 3 / 5);
+    while page.ids.len() < length {
+        if page.ids.len() >= first_question
+            && page.dice.percent(80)
+            && let Some(index) = page.choose(false)
+        {
+            page.ask(index)?;
+        } else {
+            page.go_on(75, &HARDEST_OFTEN)?;
+        }
+    }
+    Ok(page.with_values())
+}
+
+/// The same with few facts at a time, all about owners, and the questions right behind them: what
+/// [`drill`] asks from afar is learnt here first.
+pub(super) fn near_drill(
+    dice: &mut Dice,
+    encode: Encode<'_>,
+    length: usize,
+) -> Result<(Vec<u32>, Vec<bool>)> {
+    let mut page = Page::new(dice, encode, length);
+    while page.ids.len() < length {
+        let first = page.told.len();
+        for _ in 0..page.dice.between(2, 7) {
+            page.go_on(85, &[Form::Owner])?;
+        }
+        let new: Vec<usize> = (first..page.told.len()).collect();
+        for index in page.dice.sample(&new, new.len()) {
+            page.ask(index)?;
+        }
+    }
+    Ok(page.with_values())
 }
 
 /// A few facts and a question about each, nothing between: what copying is learnt from, before
@@ -202,15 +292,7 @@ pub(super) fn probe(
     distance: usize,
     context: usize,
 ) -> Result<(Vec<u32>, Vec<u32>, usize)> {
-    let world = World::new(dice, context);
-    let mut page = Page {
-        dice,
-        encode,
-        world,
-        ids: Vec::new(),
-        told: Vec::new(),
-        next_question: 40,
-    };
+    let mut page = Page::new(dice, encode, context);
     let fact = page
         .world
         .fact(page.dice, form)

@@ -151,10 +151,14 @@ fn weights_are_shares_of_the_tokens() {
 #[test]
 fn recall_asks_from_early_on_and_the_answers_are_right() {
     let corpus = corpus();
-    for length in [128, 512, 2048] {
+    let lengths = [128, 512, 2048];
+    let kinds = [("recall", 120), ("drill", 40), ("near-drill", 30)];
+    let cases = lengths.map(|length| kinds.map(|(kind, tokens)| (kind, length, tokens)));
+    for (kind, length, tokens_a_question) in cases.into_iter().flatten() {
         let sequence = corpus
-            .sequence(&mixture(&[("recall", 1.0)]), Split::Train, 1, 0, length)
+            .sequence(&mixture(&[(kind, 1.0)]), Split::Train, 1, 0, length)
             .unwrap();
+        let mut values = String::new();
         let text = corpus.tokenizer.decode(&sequence.ids).unwrap();
         let questions: Vec<usize> = text.match_indices("? ").map(|(at, _)| at).collect();
         let mut n_asked = 0;
@@ -194,12 +198,24 @@ fn recall_asks_from_early_on_and_the_answers_are_right() {
             let is_told = before.contains(&statement)
                 || having.is_some_and(|having| before.contains(&having));
             assert!(is_told, "{question}: {statement}");
+            values += &format!(" {}", value.0);
             n_asked += 1;
+            if kind != "recall" {
+                assert!(!before.contains(question), "{question} is asked twice");
+            }
         }
         assert!(
-            n_asked >= length / 120,
-            "{n_asked} questions in {length} tokens"
+            n_asked >= length / tokens_a_question,
+            "{n_asked} questions in {length} tokens of {kind}"
         );
+        if kind != "recall" {
+            let targets = sequence.ids.iter().zip(&sequence.loss);
+            let targets: Vec<u32> = targets.filter_map(|(&id, &is)| is.then_some(id)).collect();
+            let targets = corpus.tokenizer.decode(&targets).unwrap();
+            // The last value may be cut, or lack its full stop.
+            assert!(targets.starts_with(&values), "{targets} for {values}");
+            assert!(targets.len() < values.len() + 16, "{targets} for {values}");
+        }
     }
 }
 

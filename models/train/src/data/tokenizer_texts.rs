@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::dice::Dice;
 use super::kinds::{KINDS, Maker, Thrower};
-use super::recall::{self, Encode};
+use super::recall::Encode;
 use super::sources::{self, Real};
 use super::words;
 use crate::Result;
@@ -46,8 +46,8 @@ pub fn tokenizer_texts(folder: Option<&Path>, seed: u64, n: u64) -> Result<Vec<S
                         );
                     }
                 }
-                Maker::Whole => {
-                    let ids = recall::document(&mut thrower.dice, encode, 1000)?;
+                Maker::Whole(make) => {
+                    let (ids, _) = make(&mut thrower.dice, encode, 1000)?;
                     texts.push(ids.into_iter().filter_map(char::from_u32).collect());
                 }
                 Maker::Real => break,

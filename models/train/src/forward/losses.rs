@@ -19,20 +19,25 @@ impl Forward<'_> {
     ) -> Result<(f64, usize)> {
         let targets = self.shifted(&batch.ids, ahead);
         let counts = self.shifted(&batch.loss, ahead);
-        let n_targets = counts.iter().filter(|&&counts| counts).count();
+        // Other rows need no logits, which are most of the work where few tokens are targets.
+        let rows: Vec<u32> = (0..)
+            .zip(counts)
+            .filter_map(|(row, counts)| counts.then_some(row))
+            .collect();
+        let n = rows.len();
+        if n == 0 {
+            return Ok((0.0, 0));
+        }
+        let ids: Vec<i32> = rows
+            .iter()
+            .map(|&row| targets[row as usize] as i32)
+            .collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &self.device);
+        let hidden = hidden.select(0, self.ints(&rows));
         let logits = linear::portable(hidden, &engine::weight::Weight::from_tensor(head));
-        let n = targets.len();
         let inner = logits.clone().without_autodiff();
         let log_p = burn::tensor::activation::log_softmax(inner, 1);
-        let ids: Vec<i32> = targets.iter().map(|&id| id as i32).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &self.device);
-        let counted: Vec<f32> = counts
-            .iter()
-            .map(|&counts| f32::from(u8::from(counts)))
-            .collect();
-        let counted =
-            Tensor::<2>::from_data(TensorData::new(counted, [n, 1]), (&self.device, self.dtype));
-        let nll = -(log_p.clone().gather(1, ids.clone()) * counted.clone()).sum();
+        let nll = -log_p.clone().gather(1, ids.clone()).sum();
         let nll = read_one(nll)?;
         if !nll.is_finite() {
             return Err(Error::NotFinite {
@@ -43,16 +48,14 @@ impl Forward<'_> {
             });
         }
         if logits.is_autodiff() {
-            let minus_one = counted.clone() * -1.0;
-            let dx = (log_p.exp() * counted).scatter(
-                1,
-                ids,
-                minus_one,
-                burn::tensor::IndexingUpdateOp::Add,
-            ) * (weight * self.per_target);
+            let minus_one = Tensor::<2>::full([n, 1], -1.0, (&self.device, self.dtype));
+            let dx = log_p
+                .exp()
+                .scatter(1, ids, minus_one, burn::tensor::IndexingUpdateOp::Add)
+                * (weight * self.per_target);
             self.surrogates.push((logits * dx).sum());
         }
-        Ok((nll, n_targets))
+        Ok((nll, n))
     }
 
     /// `α Σ_e f_e P_e` for each sequence: `f` how often an expert was chosen, relative to uniform,
