@@ -1,5 +1,6 @@
 //! The figures as tables for people, as Markdown, or as one JSON document.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 
@@ -119,7 +120,7 @@ impl Report {
             Section::Perplexity(found) => perplexity(found, self.index_topk),
             Section::Balance(found) => vec![balance(found)],
             Section::Selection(found) => vec![selection(found)],
-            Section::Recall(found) => vec![recall(found)],
+            Section::Recall(found) => vec![recall(found), kinds(found)],
             Section::Sums(found) => vec![sums(found)],
         };
         for table in tables.iter().filter(|table| table.rows.len() > 1) {
@@ -274,6 +275,27 @@ fn recall(found: &[RecallScore]) -> Table {
     }
 }
 
+/// All distances together, by what was asked for.
+fn kinds(found: &[RecallScore]) -> Table {
+    let mut kinds: BTreeMap<&str, BTreeMap<&str, Share>> = BTreeMap::new();
+    for score in found {
+        for (&kind, more) in &score.by_kind {
+            let row = kinds.entry(kind).or_default();
+            row.entry(score.attention.name()).or_default().add(*more);
+        }
+    }
+    let modes = modes(found.iter().map(|score| score.attention));
+    let mut rows = vec![head(&["asked for"], &modes, &[])];
+    rows.extend(kinds.iter().map(|(kind, shares)| {
+        let shares = modes.iter().map(|mode| share(shares[mode.name()]));
+        [(*kind).to_owned()].into_iter().chain(shares).collect()
+    }));
+    Table {
+        title: "The same facts by what was asked for".into(),
+        rows,
+    }
+}
+
 fn sums(found: &[SumScore]) -> Table {
     let mut rows = vec![head(&["sums", "right", "in a box", "ended"], &[], &[])];
     rows.extend(found.iter().map(|score| {
@@ -360,5 +382,6 @@ mod tests {
     fn nothing_found_is_an_empty_table() {
         assert_eq!(perplexity(&[], Some(1))[0].rows.len(), 1);
         assert_eq!(recall(&[]).rows.len(), 1);
+        assert_eq!(kinds(&[]).rows.len(), 1);
     }
 }

@@ -20,6 +20,15 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) const ALL: [Self; 3] = [Self::Number, Self::Word, Self::Owner];
+
+    /// What is asked for.
+    pub(super) fn asks_for(self) -> &'static str {
+        match self {
+            Self::Number => "number",
+            Self::Word => "word",
+            Self::Owner => "colour",
+        }
+    }
 }
 
 /// One fact, in pieces that begin with a space.

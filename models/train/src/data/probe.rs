@@ -16,6 +16,8 @@ pub struct Probe {
     pub answer: Vec<u32>,
     /// How many tokens before the end of the prompt the fact's value begins.
     pub distance: usize,
+    /// Whether a number, a word or a colour is asked for.
+    pub asks_for: &'static str,
 }
 
 /// A held-out sum.
@@ -58,6 +60,7 @@ impl Corpus {
             prompt,
             answer,
             distance,
+            asks_for: form.asks_for(),
         })
     }
 

@@ -1,5 +1,7 @@
 //! Whether a fact told long ago is found again, by distance and way of attention.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -72,6 +74,8 @@ pub struct RecallScore {
     /// Answers that greedy decoding gives token by token.
     #[serde(flatten)]
     pub share: Share,
+    /// The same by what is asked for.
+    pub by_kind: BTreeMap<&'static str, Share>,
 }
 
 impl Eval<'_> {
@@ -87,24 +91,26 @@ impl Eval<'_> {
         let mut greedy = Greedy::new()?;
         let mut scores = Vec::new();
         for Questions { cell, probes } in questions {
-            let mut shares = vec![Share::default(); modes.len()];
+            let of = |&attention: &Mode| RecallScore {
+                distance: cell.distance,
+                length: cell.length,
+                attention,
+                share: Share::default(),
+                by_kind: BTreeMap::new(),
+            };
+            let mut cell_scores: Vec<_> = modes.iter().map(of).collect();
             for probe in probes {
-                for (&mode, share) in modes.iter().zip(&mut shares) {
+                for score in &mut cell_scores {
+                    let mode = score.attention;
                     let right = self.answers(mode, &probe.prompt, &probe.answer, &mut greedy)?;
                     let Some(right) = right else {
                         return Ok(None);
                     };
-                    share.push(right);
+                    score.share.push(right);
+                    score.by_kind.entry(probe.asks_for).or_default().push(right);
                 }
             }
-            for (&mode, share) in modes.iter().zip(shares) {
-                scores.push(RecallScore {
-                    distance: cell.distance,
-                    length: cell.length,
-                    attention: mode,
-                    share,
-                });
-            }
+            scores.extend(cell_scores);
         }
         Ok(Some(scores))
     }

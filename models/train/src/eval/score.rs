@@ -152,6 +152,12 @@ impl Share {
         self.n_right += u64::from(is_right);
     }
 
+    /// Another share's cases too.
+    pub fn add(&mut self, other: Self) {
+        self.n += other.n;
+        self.n_right += other.n_right;
+    }
+
     /// Wilson's 95 % interval for the probability behind it, which holds at 0 and at all of them too.
     /// Without any case it is 0 to 1.
     pub fn wilson(&self) -> (f64, f64) {
