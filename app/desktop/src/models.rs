@@ -316,7 +316,12 @@ pub fn model_card_ui(ui: &mut Ui, card: &ModelCard) {
 fn memory_rows(ui: &mut Ui, card: &ModelCard) {
     ui.weak("Memory");
     let there = match card.available {
-        AvailableMemory::Known(n) => format!("{} free now", bytes(n)),
+        AvailableMemory::Known(n) => {
+            format!(
+                "{} free now; what a graphics card has is not known",
+                bytes(n)
+            )
+        }
         AvailableMemory::Unknown => "free memory is not known on this system".into(),
     };
     let text = match card.needed_bytes() {

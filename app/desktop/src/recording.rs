@@ -157,6 +157,22 @@ impl Recording {
         self.truncate(end);
     }
 
+    /// Becomes the first `end` positions of another recording, which share their memory.
+    pub fn take_over(&mut self, other: &Self, end: usize) {
+        self.truncate(0);
+        for position in 0..end.min(other.n_tokens()) {
+            if let Some(token) = &other.tokens[position] {
+                self.sizes.token_bytes += limits::token_bytes(Some(token));
+            }
+            if let Some(row) = &other.rows[position] {
+                self.sizes.add(row);
+            }
+            self.tokens.push(other.tokens[position].clone());
+            self.rows.push(other.rows[position].clone());
+        }
+        self.n_arrived = other.n_arrived;
+    }
+
     /// Forgets `position` and what lies behind it.
     pub fn truncate(&mut self, position: usize) {
         for at in (position..self.n_tokens()).rev() {

@@ -354,18 +354,26 @@ impl App {
 
     /// The second half of a what-if, once the base is recorded.
     fn run_variant(&mut self) {
-        let Some(run) = &self.inspecting.run else {
+        let Some(run) = &mut self.inspecting.run else {
             return;
         };
         let forward = changed(&run.request, &self.inspecting.forward, self.routes.take());
-        let (from, n_tokens) = (run.request.from, run.request.n_tokens);
+        // The pass of the token before writes the first new one.
+        let last_read = run.request.from.saturating_sub(1);
+        let n_tokens = run.request.n_tokens;
+        let first_changed = if run.request.whole { 0 } else { last_read };
+        run.forced.take_over(&run.base, first_changed);
         let mut watch = inspecting::whole_watch();
         watch.timings = false;
-        let forced = self.again(watch, forward.clone());
-        self.link.feed(Purpose::WhatIfForced, forced);
+        let ids = &self.inspecting.ids;
+        let append = |range: std::ops::Range<usize>| runner::Prompt::Append(ids[range].to_vec());
+        let mut forced = self.again(watch, forward.clone());
+        forced.rewind = Some(first_changed);
+        forced.prompt = append(first_changed..ids.len());
         let mut writes = self.again(engine::trace::Watch::default(), forward);
-        writes.rewind = None;
-        writes.prompt = runner::Prompt::Whole(self.inspecting.ids[..from.max(1)].to_vec());
+        writes.rewind = Some(last_read);
+        writes.prompt = append(last_read..last_read + 1);
+        self.link.feed(Purpose::WhatIfForced, forced);
         writes.options.max_tokens = Some(n_tokens);
         writes.options.stop_ids = self
             .model

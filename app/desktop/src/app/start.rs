@@ -65,11 +65,13 @@ impl Start {
             Some(folder) => folder.clone(),
             None => user_folder()?,
         };
+        let path = folder.display();
+        anyhow::ensure!(
+            folder.is_dir() || !folder.exists(),
+            "{path}: is a file, expected a folder for the conversations"
+        );
         std::fs::create_dir_all(&folder).with_context(|| {
-            format!(
-                "{}: the folder of conversations could not be made",
-                folder.display()
-            )
+            format!("{path}: the folder for the conversations could not be made")
         })?;
         let (store, told) = Store::open(&folder.join(DATABASE))?;
         let trace = match &options.trace {

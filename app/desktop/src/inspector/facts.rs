@@ -98,6 +98,29 @@ impl Facts {
         self.layers.iter().any(|facts| facts.selection.is_some())
     }
 
+    /// The layer with most attention on what it retrieved, neither sink nor recent; the first of equals.
+    /// `None` if no layer has any.
+    pub fn most_retrieving(&self) -> Option<usize> {
+        let retrieved = |facts: &LayerFacts| -> f32 {
+            let Some(selection) = &facts.selection else {
+                return 0.0;
+            };
+            let cells = selection.positions.iter().zip(&selection.weights);
+            cells
+                .filter(|(_, weight)| !weight.is_nan())
+                .filter(|(position, _)| {
+                    facts.role(**position as usize, self.query) == Role::Retrieved
+                })
+                .map(|(_, weight)| weight)
+                .sum()
+        };
+        let shares = self.layers.iter().map(retrieved).enumerate();
+        shares
+            .filter(|(_, share)| *share > 0.0)
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+            .map(|(layer, _)| layer)
+    }
+
     /// Strength of a colour for an attention weight. The root makes the many small weights visible.
     pub fn strength(&self, weight: f32) -> f32 {
         if self.greatest_weight > 0.0 {

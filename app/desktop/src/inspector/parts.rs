@@ -54,7 +54,8 @@ pub fn pass_or_missing<'a>(
 
 /// Says that there is no recording.
 pub fn nothing_ui(ui: &mut Ui, shown: &Shown<'_>, actions: &mut Vec<InspectorAction>) {
-    if shown.is_recording {
+    // Without a model there is neither: nothing is to come then.
+    if shown.is_recording && (shown.can_run || shown.recording.is_some()) {
         ui.label("Recording: the first token is still to come.");
     } else if shown.can_run {
         let offer = ("Record the whole conversation", true);

@@ -44,6 +44,7 @@ pub fn selection_ui(
         .id_salt("selection")
         .auto_shrink([false, false])
         .show(ui, |ui| {
+            state.settle_layer(shown);
             let layer = state.layer;
             if let Some(facts) = state.facts(shown) {
                 ui.label(caption(recording, facts, layer));

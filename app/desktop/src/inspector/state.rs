@@ -81,6 +81,8 @@ pub struct State {
     pub scope: Scope,
     /// What-if form.
     pub form: Form,
+    /// Whether the layer is settled: by the user, or by [`State::settle_layer`].
+    pub(super) is_layer_settled: bool,
     pub(super) pointed: Option<usize>,
     /// Where the pointer was in the frame before.
     pub(super) pointed_before: Option<usize>,
@@ -155,6 +157,18 @@ impl State {
             self.facts
                 .get(key, || Facts::new(recording, shown.dense, query)),
         )
+    }
+
+    /// Where nobody chose a layer: the one that retrieves most, once one does. The first layer, where one
+    /// would begin otherwise, tends to have the least to show.
+    pub(super) fn settle_layer(&mut self, shown: &Shown<'_>) {
+        self.is_layer_settled |= self.layer != 0;
+        if !self.is_layer_settled
+            && let Some(layer) = self.facts(shown).and_then(Facts::most_retrieving)
+        {
+            self.layer = layer;
+            self.is_layer_settled = true;
+        }
     }
 
     /// Brings what was selected in another recording within this one.

@@ -202,6 +202,16 @@ pub fn tiny() -> Recording {
     recorded(header(), |number| number, true)
 }
 
+/// The same with 100 tokens, beyond which something can count as retrieved.
+pub fn long() -> Recording {
+    let header = header();
+    let mut recording = Recording::new(header.clone());
+    for position in 0..100 {
+        recording.push_frame(&frame(position, &header, |number| number, false));
+    }
+    recording
+}
+
 /// The same without heads.
 pub fn without_heads() -> Recording {
     recorded(header(), |number| number, false)

@@ -12,11 +12,14 @@ use super::{InspectorAction, Shown, State, parts};
 use crate::recording::compare::Divergence;
 use crate::recording::{Recording, TokenInfo};
 
-/// A run with something changed. What is changed is in force for the whole run, while the tokens before are read, too.
+/// A run with something changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WhatIf {
     /// Tokens before this position stay as they are; this one and those after it are generated anew.
     pub from: usize,
+    /// Whether the change is in force while the tokens before are read, too; else only from the pass on
+    /// that writes the first new token, over caches as they were.
+    pub whole: bool,
     /// How many tokens are generated.
     pub n_tokens: usize,
     /// Positions that a token may read, if changed.
@@ -58,7 +61,15 @@ impl WhatIf {
         if changes.is_empty() {
             changes.push("nothing changed".to_owned());
         }
-        format!("{}; from token {} on", changes.join("; "), self.from)
+        let changes = changes.join("; ");
+        if self.whole {
+            format!(
+                "{changes}; for the whole text, written anew from token {} on",
+                self.from
+            )
+        } else {
+            format!("{changes}; from token {} on", self.from)
+        }
     }
 }
 

@@ -139,7 +139,7 @@ fn the_card_says_what_a_model_needs() {
         "256 a layer, 8 used for a token",
         "reads 2,048 selected positions",
         "131,072 tokens",
-        "732 GiB with a full context; 16.0 GiB free now: it may be slow or fail",
+        "732 GiB with a full context; 16.0 GiB free now; what a graphics card has is not known: it may be slow or fail",
     ] {
         harness.get_by_label(text);
     }

@@ -52,7 +52,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    fn add(&mut self, row: &Row) {
+    pub(super) fn add(&mut self, row: &Row) {
         for kind in KINDS {
             self.kinds[kind as usize] += row.bytes_of(kind);
         }

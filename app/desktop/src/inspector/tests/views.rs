@@ -1,6 +1,7 @@
 //! What each view shows of a recording whose numbers are known, and what its buttons ask for.
 
 use super::*;
+use crate::recording::{N_RECENT, N_SINK};
 
 fn opened(world: World, title: &str) -> Harness<'static, World> {
     world.view(title).harness()
@@ -150,6 +151,33 @@ fn the_selection_is_told_in_words_and_numbers() {
     }
     assert!(says(&harness, "Read most by layer 2"));
     assert!(says(&harness, "weight 22.2 %, score 0.500, position 29"));
+}
+
+#[test]
+fn the_layer_that_retrieves_most_is_shown_until_another_is_chosen() {
+    let mut world = World::of(testing::long());
+    world.state.pass = Pass::Read;
+    let mut harness = opened(world, "Selection");
+    // Weights are 1/36 to 8/36, growing with the position.
+    let retrieved = |&layer: &usize| -> usize {
+        let selected = testing::selected(99, layer);
+        let slots = selected.iter().zip(1..);
+        slots
+            .filter(|(position, _)| (N_SINK..=99 - N_RECENT).contains(*position))
+            .map(|(_, weight)| weight)
+            .sum()
+    };
+    let layers = 1..testing::header().n_layers;
+    let most = layers.clone().map(|layer| retrieved(&layer)).max().unwrap();
+    let expected = layers
+        .clone()
+        .find(|layer| retrieved(layer) == most)
+        .unwrap();
+    assert!(most > 0 && layers.clone().any(|layer| retrieved(&layer) < most));
+    assert_eq!(harness.state().state.layer, expected);
+    harness.get_by_label_contains("layer 0, read all").click();
+    harness.run();
+    assert_eq!(harness.state().state.layer, 0);
 }
 
 #[test]
@@ -335,7 +363,12 @@ fn what_if_asks_for_what_was_filled_in() {
     let mut harness = opened(world, "What if");
     assert!(says(&harness, "Run again from token 30"));
     assert!(says(&harness, "Nothing has been run again yet"));
-    for label in ["Another index_topk", "Replay the routes", "Switch off"] {
+    for label in [
+        "Another index_topk",
+        "Replay the routes",
+        "For the whole text",
+        "Switch off",
+    ] {
         click(&mut harness, label);
     }
     let state = &mut harness.state_mut().state;
@@ -345,6 +378,7 @@ fn what_if_asks_for_what_was_filled_in() {
     harness.run();
     let request = WhatIf {
         from: 30,
+        whole: true,
         n_tokens: 32,
         index_topk: Some(4),
         dense: false,

@@ -26,6 +26,8 @@ pub struct Form {
     pub dense: bool,
     /// Replay the routes.
     pub replay_routes: bool,
+    /// In force while the tokens before are read, too.
+    pub whole: bool,
     /// Tokens to generate.
     pub n_tokens: usize,
     /// Positions banned from selections.
@@ -45,6 +47,7 @@ impl Default for Form {
             index_topk: 16,
             dense: false,
             replay_routes: false,
+            whole: false,
             n_tokens: 32,
             banned: BTreeSet::new(),
             pinned: BTreeSet::new(),
@@ -102,10 +105,11 @@ impl Form {
 
     /// What is asked for, from position `from` on.
     pub fn request(&self, from: usize) -> WhatIf {
-        // Later tokens are not there while the run reads the ones before.
+        // Later tokens are not there yet where the new text begins.
         let before = |positions: &BTreeSet<usize>| positions.range(..from).copied().collect();
         WhatIf {
             from,
+            whole: self.whole,
             n_tokens: self.n_tokens,
             index_topk: self.changes_topk.then_some(self.index_topk),
             dense: self.dense,
@@ -144,6 +148,10 @@ pub fn form_ui(
         });
         ui.checkbox(&mut form.replay_routes, "Replay the routes")
             .on_hover_text("Tokens go to the experts of the recording, whatever the gate says");
+        ui.checkbox(&mut form.whole, "For the whole text")
+            .on_hover_text(
+                "The change is in force while the tokens before are read, too, not only from this token on",
+            );
         ui.add(DragValue::new(&mut form.n_tokens).range(1..=4096))
             .accessible_name("Tokens to generate");
         ui.label("tokens");
@@ -248,6 +256,7 @@ fn run_ui(
         {
             actions.push(InspectorAction::RunWhatIf(WhatIf {
                 from,
+                whole: state.form.whole,
                 n_tokens: state.form.n_tokens,
                 dense: true,
                 ..WhatIf::default()
