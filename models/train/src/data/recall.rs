@@ -207,9 +207,12 @@ pub(super) fn document(dice: &mut Dice, encode: Encode<'_>, length: usize) -> Re
 }
 
 /// Owners take longest to learn: "Mia had a red kite" tells the value before the key.
-const HARDEST_OFTEN: [Form; 5] = [
+const HARDEST_OFTEN: [Form; 8] = [
     Form::Number,
     Form::Word,
+    Form::Owner,
+    Form::Owner,
+    Form::Owner,
     Form::Owner,
     Form::Owner,
     Form::Owner,
