@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use engine::Embedded;
 use flate2::read::DeflateDecoder;
 
-/// The files of this folder. The weights are unpacked at the first use, which takes a tenth of a second.
+/// The files of this folder. The weights are unpacked at the first use.
 pub static TINY: LazyLock<Embedded> = LazyLock::new(|| Embedded {
     config: include_bytes!("../config.json"),
     generation_config: include_bytes!("../generation_config.json"),
