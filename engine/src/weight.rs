@@ -136,6 +136,15 @@ impl Weight {
         }
     }
 
+    /// Every element, row-major, of a matrix that was loaded for the CPU.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.rows * self.cols];
+        for (row, into) in all.chunks_exact_mut(self.cols).enumerate() {
+            self.row(row, into);
+        }
+        all
+    }
+
     /// Row `row`, expanded to `f32`.
     fn row(&self, row: usize, into: &mut [f32]) {
         self.matrix().row_to_f32(row, into);
@@ -195,6 +204,11 @@ impl Vector {
             place => Some(place.tensor(host.clone(), [host.len()])),
         };
         Ok(Self { host, tensor })
+    }
+
+    /// Every element.
+    pub fn values(&self) -> &[f32] {
+        &self.host
     }
 
     /// Bytes of it.

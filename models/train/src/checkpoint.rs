@@ -7,11 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
+use engine::config::TensorKind;
+use engine::weight::{Vector, Weight};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -155,6 +158,23 @@ pub fn save(
     let bytes = safetensors::serialize(views, Some(metadata))
         .expect("names are distinct and shapes fit their bytes");
     write_whole(&folder.join(STATE), &bytes)
+}
+
+/// The weights of a checkpoint folder in any format that the engine reads, to go on training with.
+///
+/// # Errors
+/// The checkpoint is damaged, or does not fit `config`, MTP layer included.
+pub fn weights(folder: &Path, config: &Config, device: &Device, dtype: DType) -> Result<Net> {
+    let checkpoint = engine::Checkpoint::open(folder)?;
+    checkpoint.fit(config)?;
+    checkpoint.check_finite(&mut |_| ControlFlow::Continue(()))?;
+    let host = engine::Device::cpu();
+    Net::from_values(config, device, dtype, |name, kind, _| {
+        Ok(match kind {
+            TensorKind::Matrix => Weight::load(&checkpoint, name, &host)?.to_f32(),
+            TensorKind::Vector => Vector::load(&checkpoint, name, &host)?.values().to_vec(),
+        })
+    })
 }
 
 /// Takes a run up again; `None` where the folder holds none.

@@ -73,17 +73,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// How many tokens count as target.
-    pub fn n_targets(&self) -> usize {
+    /// How many tokens of each sequence count as target.
+    pub fn n_targets(&self) -> Vec<usize> {
         let targets = self.loss.chunks_exact(self.length + 2);
-        targets
-            .map(|loss| {
-                loss[1..=self.length]
-                    .iter()
-                    .filter(|&&counts| counts)
-                    .count()
-            })
-            .sum()
+        let count = |loss: &[bool]| loss.iter().filter(|&&counts| counts).count();
+        targets.map(|loss| count(&loss[1..=self.length])).collect()
     }
 }
 
@@ -126,17 +120,16 @@ struct Forward<'a> {
     causal: Vec<Tensor<4>>,
     surrogates: Vec<Tensor<1>>,
     stats: PassStats,
-    /// Losses are means: what a sum over tokens or rows is multiplied with.
-    per_target: f64,
+    /// What a target weighs in the loss, by sequence.
+    per_target: &'a [f64],
     /// What part of its step this micro-batch is.
     micro_share: f64,
     biases: &'a (dyn Fn(usize) -> Vec<f32> + Sync),
 }
 
-/// Runs a batch forward. `n_targets` is the number of targets that all micro-batches of the step
-/// have, so that their gradients add up to that of the mean; `micro_share` is 1 over the number of
-/// micro-batches. `biases` gives the routing bias of a
-/// layer.
+/// Runs a batch forward. `per_target` is what a target of each sequence weighs in the loss of the
+/// step, so that the gradients of its micro-batches add up to that of a mean over all of them;
+/// `micro_share` is 1 over the number of micro-batches. `biases` gives the routing bias of a layer.
 ///
 /// # Errors
 /// A loss, a score or a gate is NaN, with the layer it came up in.
@@ -145,7 +138,7 @@ pub fn forward(
     leaves: &Leaves,
     batch: &Batch,
     options: PassOptions,
-    n_targets: usize,
+    per_target: &[f64],
     micro_share: f64,
     biases: &(dyn Fn(usize) -> Vec<f32> + Sync),
 ) -> Result<PassResult> {
@@ -169,7 +162,7 @@ pub fn forward(
         causal: Vec::new(),
         surrogates: Vec::new(),
         stats: PassStats::default(),
-        per_target: 1.0 / n_targets.max(1) as f64,
+        per_target,
         micro_share,
         device,
         dtype,

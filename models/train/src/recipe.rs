@@ -23,6 +23,9 @@ pub struct Recipe {
     pub tokenizer: PathBuf,
     /// Standard deviation of new matrices.
     pub init_std: f64,
+    /// Folder of the checkpoint whose weights a run begins with, relative to the recipe; random
+    /// weights if not given.
+    pub start_from: Option<PathBuf>,
     /// How AdamW is set.
     pub optimizer: OptimizerSettings,
     /// One after the other.
@@ -79,8 +82,24 @@ pub struct Stage {
     /// Speed γ of the routing bias.
     #[serde(default)]
     pub bias_speed: f64,
+    /// What a target weighs in the loss: as any other of its step, or less in a sequence that has
+    /// more of them, so that sequences weigh the same. Drills have few targets and would be
+    /// drowned by stories otherwise.
+    #[serde(default)]
+    pub weighted: Weighted,
     /// Kinds of text, by weight.
     pub mixture: Mixture,
+}
+
+/// What has the same weight as any other of its kind in the loss of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighted {
+    /// A target.
+    #[default]
+    ByTarget,
+    /// A sequence that has targets.
+    BySequence,
 }
 
 fn one() -> usize {
@@ -167,6 +186,7 @@ impl Recipe {
         let folder = path.parent().unwrap_or(Path::new("."));
         recipe.config = folder.join(&recipe.config);
         recipe.tokenizer = folder.join(&recipe.tokenizer);
+        recipe.start_from = recipe.start_from.map(|start| folder.join(start));
         recipe.check()?;
         Ok(recipe)
     }

@@ -18,7 +18,7 @@ use crate::data::{Corpus, Split};
 use crate::forward::{Batch, PassOptions, PassStats, forward};
 use crate::log::{LOG, Log, Record, SelectionRecord};
 use crate::net::{Leaves, Net, Role};
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Recipe, Stage, Weighted};
 use crate::{Error, Result};
 
 /// How a run is carried out, beside what the recipe says.
@@ -68,10 +68,16 @@ impl Run {
         std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         let (device, dtype) = (&options.device, DType::F32);
         let found = checkpoint::open(folder, &config, &identity, device, dtype)?;
-        let (net, optimizer, progress) = found.unwrap_or_else(|| {
-            let net = Net::random(&config, recipe.init_std, recipe.seed, device, dtype);
-            (net, AdamW::default(), Progress::default())
-        });
+        let (net, optimizer, progress) = match (found, &recipe.start_from) {
+            (Some(found), _) => found,
+            (None, start) => {
+                let net = match start {
+                    Some(folder) => checkpoint::weights(folder, &config, device, dtype)?,
+                    None => Net::random(&config, recipe.init_std, recipe.seed, device, dtype),
+                };
+                (net, AdamW::default(), Progress::default())
+            }
+        };
         let log = Log::open(folder, &progress)?;
         let mut biases = BTreeMap::new();
         for (name, parameter) in &net.parameters {
@@ -217,7 +223,7 @@ impl Run {
                 self.batch(stage, Split::Train, first)
             })
             .collect::<Result<Vec<_>>>()?;
-        let n_targets = batches.iter().map(Batch::n_targets).sum();
+        let per_target = target_weights(stage.weighted, &batches);
         let watch = (step + 1).is_multiple_of(10);
         let options = self.pass_options(stage, watch);
         // V2 has none.
@@ -228,14 +234,15 @@ impl Run {
         // its own, since graphs that share a leaf are one graph, which one thread at a time may use.
         let parts: Vec<Result<(Gradients, PassStats)>> = batches
             .par_iter()
-            .map(|batch| {
+            .zip(&per_target)
+            .map(|(batch, per_target)| {
                 let leaves = self.net.leaves(|role| stage.trains(role));
                 let result = forward(
                     &self.config,
                     &leaves,
                     batch,
                     options,
-                    n_targets,
+                    per_target,
                     share,
                     &biases,
                 )
@@ -310,7 +317,8 @@ impl Run {
             let batch = self.batch(stage, Split::Validation, first)?;
             let mut options = self.pass_options(stage, true);
             options.main_loss = true;
-            let result = forward(&self.config, &leaves, &batch, options, 1, 1.0, &biases)
+            let none = vec![0.0; stage.sequences];
+            let result = forward(&self.config, &leaves, &batch, options, &none, 1.0, &biases)
                 .map_err(|error| error.at(&self.place(stage)))?;
             totals.add(result.stats);
         }
@@ -330,6 +338,20 @@ impl Run {
     fn place(&self, stage: &Stage) -> String {
         format!("step {} of stage {:?}", self.progress.step + 1, stage.name)
     }
+}
+
+/// What a target weighs in the mean that is the loss of a step, by micro-batch and sequence.
+pub(crate) fn target_weights(weighted: Weighted, batches: &[Batch]) -> Vec<Vec<f64>> {
+    let counts: Vec<Vec<usize>> = batches.iter().map(Batch::n_targets).collect();
+    let all = || counts.iter().flatten();
+    let n_targets = all().sum::<usize>().max(1);
+    let n_sequences = all().filter(|&&n| n > 0).count().max(1);
+    let weight = |n: usize| match weighted {
+        Weighted::ByTarget => 1.0 / n_targets as f64,
+        Weighted::BySequence => 1.0 / (n_sequences * n.max(1)) as f64,
+    };
+    let of_batch = |counts: &Vec<usize>| counts.iter().map(|&n| weight(n)).collect();
+    counts.iter().map(of_batch).collect()
 }
 
 /// Gradients of the trained leaves.

@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use crate::forward::Batch;
 use crate::net::Net;
 use crate::random::Random;
+use crate::recipe::Weighted;
+use crate::run::target_weights;
 
 /// A model of every part with odd sizes: two layers, the second with experts, an MTP layer.
 fn config_json() -> Value {
@@ -100,6 +102,11 @@ fn tensor<const D: usize>(random: &mut Random, shape: [usize; D], dtype: DType) 
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().try_into_vec_as::<f64>().unwrap()
+}
+
+/// The weights of the batch's targets where it is all of a step.
+fn alone(batch: &Batch) -> Vec<f64> {
+    target_weights(Weighted::ByTarget, std::slice::from_ref(batch)).remove(0)
 }
 
 /// Random ids, about three quarters of them targets.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use train::recipe::{Recipe, STAGES, Stage};
+use train::recipe::{Recipe, STAGES, Stage, Weighted};
 
 /// Print every kind of stage with the published settings, and beside them those of a recipe.
 #[derive(clap::Args)]
@@ -53,6 +53,9 @@ fn settings(stage: &Stage) -> String {
         if value > 0.0 {
             text += &format!(", {what} {value}");
         }
+    }
+    if stage.weighted == Weighted::BySequence {
+        text += ", sequences weigh the same";
     }
     text
 }

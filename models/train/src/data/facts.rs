@@ -58,6 +58,8 @@ pub(super) struct World {
     names: Vec<&'static str>,
     words: Vec<&'static str>,
     taken: BTreeSet<(&'static str, &'static str)>,
+    /// How many of a hundred facts about owners tell the value before its key, "Mia had a red kite".
+    pub(super) percent_having: usize,
     numbers: BTreeSet<usize>,
 }
 
@@ -72,6 +74,7 @@ impl World {
             names: dice.sample(&names, 3 + (length / 250).min(7)),
             words: dice.sample(VALUES, VALUES.len()),
             taken: BTreeSet::new(),
+            percent_having: 50,
             numbers: BTreeSet::new(),
         }
     }
@@ -151,7 +154,7 @@ impl World {
             Form::Owner => format!(" What colour was {first}'s {object}?"),
             Form::Number | Form::Word => format!(" What is the {first} {object}?"),
         };
-        let tells_by_having = form == Form::Owner && dice.percent(50);
+        let tells_by_having = form == Form::Owner && dice.percent(self.percent_having);
         let (before_value, after_value) = if tells_by_having {
             (
                 format!(" {first} had {}", article(&value)),

@@ -68,14 +68,20 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "drill",
-        about: "many facts, then a question about each over the whole sequence; only values are targets",
+        about: "many facts, then a question about each over the whole sequence; only their values are targets",
         maker: Maker::Whole(recall::drill),
         mean_tokens: 1.0,
     },
     Kind {
         name: "near-drill",
-        about: "a few owners, then a question about each, again and again; only values are targets",
+        about: "a few owners, then a question about each, again and again; only their values are targets",
         maker: Maker::Whole(recall::near_drill),
+        mean_tokens: 1.0,
+    },
+    Kind {
+        name: "owner-drill",
+        about: "some things of one owner, then a question about each, again and again; only their values are targets",
+        maker: Maker::Whole(recall::owner_drill),
         mean_tokens: 1.0,
     },
     Kind {

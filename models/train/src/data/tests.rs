@@ -152,7 +152,12 @@ fn weights_are_shares_of_the_tokens() {
 fn recall_asks_from_early_on_and_the_answers_are_right() {
     let corpus = corpus();
     let lengths = [128, 512, 2048];
-    let kinds = [("recall", 120), ("drill", 40), ("near-drill", 30)];
+    let kinds = [
+        ("recall", 120),
+        ("drill", 40),
+        ("near-drill", 30),
+        ("owner-drill", 40),
+    ];
     let cases = lengths.map(|length| kinds.map(|(kind, tokens)| (kind, length, tokens)));
     for (kind, length, tokens_a_question) in cases.into_iter().flatten() {
         let sequence = corpus
@@ -198,7 +203,7 @@ fn recall_asks_from_early_on_and_the_answers_are_right() {
             let is_told = before.contains(&statement)
                 || having.is_some_and(|having| before.contains(&having));
             assert!(is_told, "{question}: {statement}");
-            values += &format!(" {}", value.0);
+            values += &format!(" {}.", value.0);
             n_asked += 1;
             if kind != "recall" {
                 assert!(!before.contains(question), "{question} is asked twice");
@@ -212,7 +217,7 @@ fn recall_asks_from_early_on_and_the_answers_are_right() {
             let targets = sequence.ids.iter().zip(&sequence.loss);
             let targets: Vec<u32> = targets.filter_map(|(&id, &is)| is.then_some(id)).collect();
             let targets = corpus.tokenizer.decode(&targets).unwrap();
-            // The last value may be cut, or lack its full stop.
+            // The last value may be cut.
             assert!(targets.starts_with(&values), "{targets} for {values}");
             assert!(targets.len() < values.len() + 16, "{targets} for {values}");
         }

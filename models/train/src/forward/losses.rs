@@ -49,10 +49,13 @@ impl Forward<'_> {
         }
         if logits.is_autodiff() {
             let minus_one = Tensor::<2>::full([n, 1], -1.0, (&self.device, self.dtype));
+            let of_sequence = |&row: &u32| weight * self.per_target[row as usize / self.length];
+            let weights: Vec<f64> = rows.iter().map(of_sequence).collect();
+            let weights = TensorData::new(weights, [n, 1]);
             let dx = log_p
                 .exp()
                 .scatter(1, ids, minus_one, burn::tensor::IndexingUpdateOp::Add)
-                * (weight * self.per_target);
+                * Tensor::<2>::from_data(weights, (&self.device, self.dtype));
             self.surrogates.push((logits * dx).sum());
         }
         Ok((nll, n))

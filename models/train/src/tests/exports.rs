@@ -10,6 +10,7 @@ use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::{config, config_json, net};
+use crate::checkpoint;
 use crate::export::{self, STORES, Store};
 use crate::net::Net;
 
@@ -172,4 +173,54 @@ fn f32_is_exact() {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         assert!(tensors.tensor(name).unwrap().data() == bytes, "{name}");
     }
+}
+
+/// Training goes on from what an export holds; exported again, it is the same.
+#[test]
+fn a_run_begins_with_the_weights_of_a_checkpoint() {
+    let numbers = |net: &Net, name: &str| {
+        let tensor = net.parameters[name].tensor.clone();
+        crate::forward::read(tensor).unwrap()
+    };
+    for json in [config_json(), wide()] {
+        for &(of_store, store) in STORES {
+            let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+            let (config, device) = (config(&json), Device::flex());
+            let trained = exported(&json, store, first.path());
+            let loaded = checkpoint::weights(first.path(), &config, &device, DType::F32).unwrap();
+            export::write(&loaded, &json.to_string(), store, second.path()).unwrap();
+            let again = checkpoint::weights(second.path(), &config, &device, DType::F32).unwrap();
+            for name in trained.parameters.keys() {
+                let loaded = numbers(&loaded, name);
+                assert!(loaded == numbers(&again, name), "{of_store}: {name}");
+                for (loaded, trained) in loaded.iter().zip(numbers(&trained, name)) {
+                    // Half a step of FP8, and what is below its smallest.
+                    let bound = trained.abs() / 16.0 + 1e-3;
+                    assert!((loaded - trained).abs() <= bound, "{of_store}: {name}");
+                    assert!(store != Store::F32 || *loaded == trained, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    exported(&config_json(), Store::F32, folder.path());
+    let other = config(&wide());
+    let error = checkpoint::weights(folder.path(), &other, &Device::flex(), DType::F32);
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("model.embed_tokens.weight"), "{error}");
+    let mut net = net(&config(&config_json()), 4, DType::F32);
+    let bad = net.parameters.get_mut("model.norm.weight").unwrap();
+    bad.tensor = bad.tensor.clone() * f32::NAN;
+    export::write(&net, &config_json().to_string(), Store::F32, folder.path()).unwrap();
+    let config = config(&config_json());
+    let error = checkpoint::weights(folder.path(), &config, &Device::flex(), DType::F32);
+    let error = error.map(|_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("model.norm.weight") && error.contains("NaN"),
+        "{error}"
+    );
 }

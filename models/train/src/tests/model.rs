@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 
-use super::{batch, config, config_json, net, tensor, values};
+use super::{alone, batch, config, config_json, net, tensor, values};
 use crate::forward::{AttentionMode, Batch, PassOptions, PassStats, forward};
 use crate::net::{Net, Role};
 use crate::random::Random;
+use crate::recipe::Weighted;
+use crate::run::target_weights;
 
 const STEP: f64 = 1e-5;
 
@@ -43,8 +45,8 @@ fn gradients(
     trains: impl Fn(Role) -> bool,
 ) -> Gradients {
     let leaves = net.leaves(trains);
-    let n = batch.n_targets();
-    let result = forward(&net.config, &leaves, batch, options, n, 1.0, &biases).unwrap();
+    let weights = alone(batch);
+    let result = forward(&net.config, &leaves, batch, options, &weights, 1.0, &biases).unwrap();
     let all = result.surrogate.expect("something is trained").backward();
     leaves
         .iter()
@@ -55,14 +57,24 @@ fn gradients(
 
 fn stats(net: &Net, batch: &Batch, options: PassOptions) -> PassStats {
     let leaves = net.leaves(|_| false);
-    let result = forward(&net.config, &leaves, batch, options, 1, 1.0, &biases).unwrap();
+    let result = forward(
+        &net.config,
+        &leaves,
+        batch,
+        options,
+        &alone(batch),
+        1.0,
+        &biases,
+    )
+    .unwrap();
     assert!(result.surrogate.is_none(), "nothing is trained");
     result.stats
 }
 
 /// What the gradient of language parameters is that of.
 fn language_loss(stats: &PassStats, batch: &Batch, options: PassOptions) -> f64 {
-    (stats.nll + options.mtp_weight * stats.mtp_nll) / batch.n_targets() as f64
+    (stats.nll + options.mtp_weight * stats.mtp_nll)
+        / batch.n_targets().iter().sum::<usize>() as f64
 }
 
 /// What the gradient of indexer parameters is that of.
@@ -270,7 +282,17 @@ fn the_loss_of_unbalanced_sequences() {
     };
     let loss = |net: &Net| {
         let leaves = net.leaves(|_| true);
-        let result = forward(&net.config, &leaves, &batch, options, 1, 1.0, &biases).unwrap();
+        let weights = alone(&batch);
+        let result = forward(
+            &net.config,
+            &leaves,
+            &batch,
+            options,
+            &weights,
+            1.0,
+            &biases,
+        )
+        .unwrap();
         (values(result.surrogate.unwrap())[0], result.stats.loads)
     };
     let (_, loads) = loss(&net);
@@ -310,6 +332,67 @@ fn the_loss_of_unbalanced_sequences() {
     assert!((loss(&net).0 - alpha).abs() < 1e-6, "f is counted in f32");
 }
 
+/// Each sequence of a batch as a batch.
+fn sequences(whole: &Batch) -> Vec<Batch> {
+    let of_sequence = whole.length + 2;
+    let all = whole.ids.chunks(of_sequence);
+    all.zip(whole.loss.chunks(of_sequence))
+        .map(|(ids, loss)| Batch {
+            n_sequences: 1,
+            length: whole.length,
+            ids: ids.to_vec(),
+            loss: loss.to_vec(),
+        })
+        .collect()
+}
+
+/// The gradient of the mean over sequences of the mean over the targets of each, those without
+/// targets apart.
+#[test]
+fn sequences_of_few_targets_weigh_as_much_as_others() {
+    let net = net(&config(&config_json()), 9, DType::F64);
+    let mut whole = batch(4, 10, 37, 11);
+    // One target in the second, none in the third; the first token of a sequence is no target.
+    whole.loss[12..36].fill(false);
+    whole.loss[12] = true;
+    whole.loss[12 + 4] = true;
+    whole.loss[24] = true;
+    let weights = target_weights(Weighted::BySequence, std::slice::from_ref(&whole)).remove(0);
+    let counts = whole.n_targets();
+    assert_eq!(counts[1..3], [1, 0]);
+    for (weight, n) in weights.iter().zip(counts).filter(|(_, n)| *n > 0) {
+        assert!(
+            (weight * n as f64 - 1.0 / 3.0).abs() < 1e-15,
+            "{weight}, {n}"
+        );
+    }
+    let leaves = net.leaves(|_| true);
+    let result = forward(
+        &net.config,
+        &leaves,
+        &whole,
+        OPTIONS,
+        &weights,
+        1.0,
+        &biases,
+    )
+    .unwrap();
+    let together = result.surrogate.unwrap().backward();
+    let parts = sequences(&whole);
+    let alone: Vec<Gradients> = [0, 1, 3]
+        .map(|part: usize| gradients(&net, &parts[part], OPTIONS, |_| true))
+        .into();
+    let name = "model.layers.0.self_attn.o_proj.weight";
+    let leaf = leaves.iter().find(|(found, _)| *found == name).unwrap().1;
+    let found = values(leaf.grad(&together).unwrap());
+    for (element, found) in found.iter().enumerate() {
+        let parts = alone.iter().map(|part| values(part[name].clone())[element]);
+        let want = parts.sum::<f64>() / 3.0;
+        // Sums of a few hundred terms in another order.
+        assert!((found - want).abs() <= 1e-12, "{found} and {want}");
+    }
+}
+
 #[test]
 fn gradients_of_micro_batches_add_up_to_that_of_the_batch() {
     let net = net(&config(&config_json()), 9, DType::F64);
@@ -321,17 +404,21 @@ fn gradients_of_micro_batches_add_up_to_that_of_the_batch() {
         ..OPTIONS
     };
     let together = gradients(&net, &whole, options, |_| true);
+    let parts = sequences(&whole);
+    let weights = target_weights(Weighted::ByTarget, &parts);
     let mut sums: BTreeMap<String, Tensor<2>> = BTreeMap::new();
-    for (ids, loss) in whole.ids.chunks(12).zip(whole.loss.chunks(12)) {
-        let part = Batch {
-            n_sequences: 1,
-            length: 10,
-            ids: ids.to_vec(),
-            loss: loss.to_vec(),
-        };
+    for (part, weights) in parts.iter().zip(&weights) {
         let leaves = net.leaves(|_| true);
-        let n = whole.n_targets();
-        let result = forward(&net.config, &leaves, &part, options, n, 1.0 / 3.0, &biases).unwrap();
+        let result = forward(
+            &net.config,
+            &leaves,
+            part,
+            options,
+            weights,
+            1.0 / 3.0,
+            &biases,
+        );
+        let result = result.unwrap();
         let all = result.surrogate.unwrap().backward();
         for (name, leaf) in leaves.iter() {
             let Some(gradient) = leaf.grad(&all) else {

@@ -9,7 +9,7 @@ use engine::model::ForwardOptions;
 use engine::trace::Trace;
 use engine::{CacheFormat, Device, Model, Session, SessionOptions};
 
-use super::{batch, config, config_json, net};
+use super::{alone, batch, config, config_json, net};
 use crate::export::{self, Store};
 use crate::forward::{AttentionMode, Batch, PassOptions, PassStats, forward};
 use crate::net::Net;
@@ -37,7 +37,15 @@ fn stats(net: &Net, batch: &Batch, attention: AttentionMode) -> PassStats {
         crate::forward::read(tensor).unwrap()
     };
     let leaves = net.leaves(|_| false);
-    let result = forward(&net.config, &leaves, batch, options, 1, 1.0, &bias);
+    let result = forward(
+        &net.config,
+        &leaves,
+        batch,
+        options,
+        &alone(batch),
+        1.0,
+        &bias,
+    );
     result.unwrap().stats
 }
 
@@ -174,7 +182,15 @@ fn a_watched_selection_is_weighed_by_dense_attention() {
         let bias = |_: usize| Vec::new();
         let leaves = net.leaves(|_| false);
         let batch = batch(2, 40, 37, 9);
-        let result = forward(&net.config, &leaves, &batch, options, 1, 1.0, &bias);
+        let result = forward(
+            &net.config,
+            &leaves,
+            &batch,
+            options,
+            &alone(&batch),
+            1.0,
+            &bias,
+        );
         result.unwrap().stats.selection
     };
     // Among 5 of up to 40 positions lies a part of attention, in every layer; among 40 lies all.

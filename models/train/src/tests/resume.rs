@@ -11,6 +11,7 @@ use serde_json::json;
 use super::config_json;
 use crate::Result;
 use crate::checkpoint::STATE;
+use crate::export::{self, Store};
 use crate::log::{self, LOG, Record};
 use crate::recipe::Recipe;
 use crate::run::{Run, RunOptions};
@@ -220,4 +221,22 @@ fn saving_changes_nothing() {
     go(&mut case.open_with("rarely", 1000).unwrap(), usize::MAX).unwrap();
     go(&mut case.open_with("often", 1).unwrap(), usize::MAX).unwrap();
     assert_same(&case, "rarely", "often");
+}
+
+/// The checkpoint is where a run begins, and is not looked at again once the run has a state.
+#[test]
+fn a_run_that_starts_from_a_checkpoint() {
+    let case = Case::new(RECIPE);
+    let first = case.open("first").unwrap();
+    let json = std::fs::read_to_string(case.path("config.json")).unwrap();
+    export::write(first.net(), &json, Store::F32, &case.path("weights")).unwrap();
+    go(&mut case.open("first").unwrap(), usize::MAX).unwrap();
+    let recipe = RECIPE.replace("init_std", "start_from = \"weights\"\ninit_std");
+    case.write("recipe.toml", &recipe);
+    go(&mut case.open("second").unwrap(), 2).unwrap();
+    std::fs::remove_dir_all(case.path("weights")).unwrap();
+    go(&mut case.open("second").unwrap(), usize::MAX).unwrap();
+    assert_same(&case, "first", "second");
+    let error = case.open("third").map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("weights"), "{error}");
 }
