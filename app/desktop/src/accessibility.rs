@@ -49,6 +49,7 @@ impl Plugin for TreeFile {
                 "value": node.value(),
                 "bounds": bounds,
                 "is_disabled": node.is_disabled(),
+                "is_focused": update.focus == *id,
             });
             text.extend_from_slice(line.to_string().as_bytes());
             text.push(b'\n');

@@ -127,6 +127,26 @@ impl World {
         self.make(dice, of.form, key)
     }
 
+    /// Facts about two or three owners and two or three objects, each owner having most of them, in any
+    /// order. Keys that are taken are left out.
+    pub(super) fn grid(&mut self, dice: &mut Dice) -> Vec<Fact> {
+        let [n_owners, n_objects] = [(); 2].map(|()| dice.between(2, 3));
+        let owners = dice.sample(&self.names, n_owners);
+        let objects = dice.sample(&self.objects, n_objects);
+        let keys: Vec<_> = owners
+            .iter()
+            .flat_map(|&owner| objects.iter().map(move |&object| (owner, object)))
+            .collect();
+        let keys = dice.sample(&keys, keys.len());
+        let mut facts = Vec::new();
+        for key in keys {
+            if !self.taken.contains(&key) && dice.percent(90) {
+                facts.extend(self.make(dice, Form::Owner, key));
+            }
+        }
+        facts
+    }
+
     fn make(
         &mut self,
         dice: &mut Dice,

@@ -80,7 +80,7 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "owner-drill",
-        about: "some things of one owner, then a question about each, again and again; only their values are targets",
+        about: "the same things of a few owners, then a question about each, again and again; only their values are targets",
         maker: Maker::Whole(recall::owner_drill),
         mean_tokens: 1.0,
     },

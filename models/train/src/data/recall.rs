@@ -264,8 +264,9 @@ pub(super) fn near_drill(
     Ok(page.with_values())
 }
 
-/// The same where the facts of a few are of one owner: whose it is does not tell which it is. Without
-/// this a model stops at "Mia had a", behind which the value stands before the object is named.
+/// The same where a few owners have a few things each, the same ones in other colours: neither whose
+/// it is nor what it is tells which it is. Without this a model stops at "Mia had a", behind which the
+/// value stands before the object is named, or takes the kite that was named last.
 pub(super) fn owner_drill(
     dice: &mut Dice,
     encode: Encode<'_>,
@@ -276,20 +277,13 @@ pub(super) fn owner_drill(
     while page.ids.len() < length {
         let opening = filler(page.dice);
         page.push(&opening)?;
-        let Some(fact) = page.world.fact(page.dice, Form::Owner) else {
-            continue;
-        };
         let first = page.told.len();
-        page.tell(&fact)?;
-        for _ in 0..page.dice.between(2, 5) {
-            if page.dice.percent(20) {
+        for fact in page.world.grid(page.dice) {
+            if page.dice.percent(15) {
                 let between = filler(page.dice);
                 page.push(&between)?;
             }
-            let shares_owner = page.dice.percent(85);
-            if let Some(other) = page.world.distractor(page.dice, &fact, shares_owner) {
-                page.tell(&other)?;
-            }
+            page.tell(&fact)?;
         }
         let new: Vec<usize> = (first..page.told.len()).collect();
         for index in page.dice.sample(&new, new.len()) {
