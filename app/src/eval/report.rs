@@ -275,20 +275,21 @@ fn recall(found: &[RecallScore]) -> Table {
     }
 }
 
-/// All distances together, by what was asked for.
+/// All distances of a length together, by what was asked for.
 fn kinds(found: &[RecallScore]) -> Table {
-    let mut kinds: BTreeMap<&str, BTreeMap<&str, Share>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(&str, usize), BTreeMap<&str, Share>> = BTreeMap::new();
     for score in found {
         for (&kind, more) in &score.by_kind {
-            let row = kinds.entry(kind).or_default();
+            let row = kinds.entry((kind, score.length)).or_default();
             row.entry(score.attention.name()).or_default().add(*more);
         }
     }
     let modes = modes(found.iter().map(|score| score.attention));
-    let mut rows = vec![head(&["asked for"], &modes, &[])];
-    rows.extend(kinds.iter().map(|(kind, shares)| {
+    let mut rows = vec![head(&["asked for", "length"], &modes, &[])];
+    rows.extend(kinds.iter().map(|((kind, length), shares)| {
         let shares = modes.iter().map(|mode| share(shares[mode.name()]));
-        [(*kind).to_owned()].into_iter().chain(shares).collect()
+        let names = [(*kind).to_owned(), length.to_string()];
+        names.into_iter().chain(shares).collect()
     }));
     Table {
         title: "The same facts by what was asked for".into(),

@@ -20,15 +20,6 @@ pub(super) enum Form {
 
 impl Form {
     pub(super) const ALL: [Self; 3] = [Self::Number, Self::Word, Self::Owner];
-
-    /// What is asked for.
-    pub(super) fn asks_for(self) -> &'static str {
-        match self {
-            Self::Number => "number",
-            Self::Word => "word",
-            Self::Owner => "colour",
-        }
-    }
 }
 
 /// One fact, in pieces that begin with a space.
@@ -36,6 +27,8 @@ pub(super) struct Fact {
     pub(super) form: Form,
     /// Colour and object, or name and object.
     key: (&'static str, &'static str),
+    /// The value stands before the object: Mia had a red kite.
+    tells_by_having: bool,
     pub(super) before_value: String,
     pub(super) value: String,
     pub(super) after_value: String,
@@ -45,6 +38,17 @@ pub(super) struct Fact {
 }
 
 impl Fact {
+    /// What is asked for; of a colour also how it was told, since "Mia had a red kite" has to be
+    /// found by words on both sides of it.
+    pub(super) fn asks_for(&self) -> &'static str {
+        match (self.form, self.tells_by_having) {
+            (Form::Number, _) => "number",
+            (Form::Word, _) => "word",
+            (Form::Owner, false) => "colour, told as \"Mia's kite was red\"",
+            (Form::Owner, true) => "colour, told as \"Mia had a red kite\"",
+        }
+    }
+
     /// The fact as a sentence, a space before it.
     pub(super) fn sentence(&self) -> String {
         format!("{}{}{}", self.before_value, self.value, self.after_value)
@@ -186,6 +190,7 @@ impl World {
         Some(Fact {
             form,
             key,
+            tells_by_having,
             before_value,
             value: format!(" {value}"),
             after_value,

@@ -16,7 +16,7 @@ pub struct Probe {
     pub answer: Vec<u32>,
     /// How many tokens before the end of the prompt the fact's value begins.
     pub distance: usize,
-    /// Whether a number, a word or a colour is asked for.
+    /// Whether a number, a word or a colour is asked for, and how a colour was told.
     pub asks_for: &'static str,
 }
 
@@ -53,15 +53,9 @@ impl Corpus {
         let encode = |text: &str| Ok(self.tokenizer.encode(text)?);
         let form = Form::ALL[(n % 3) as usize];
         let room = context.saturating_sub(1);
-        let (ids, answer, distance) = recall::probe(&mut dice, &encode, form, distance, room)?;
-        let mut prompt = vec![self.bos];
-        prompt.extend(ids);
-        Ok(Probe {
-            prompt,
-            answer,
-            distance,
-            asks_for: form.asks_for(),
-        })
+        let mut probe = recall::probe(&mut dice, &encode, form, distance, room)?;
+        probe.prompt.insert(0, self.bos);
+        Ok(probe)
     }
 
     /// Held-out sum `n`, of two numbers that training never shows together.
@@ -141,6 +135,12 @@ mod tests {
                     had.count()
                 });
                 assert_eq!(n_told + n_had, 1, "{question} in {text}");
+                let told = match (key, n_had) {
+                    (None, _) => ["number", "word"][(n % 3) as usize],
+                    (Some(_), 0) => "colour, told as \"Mia's kite was red\"",
+                    (Some(_), _) => "colour, told as \"Mia had a red kite\"",
+                };
+                assert_eq!(probe.asks_for, told, "{text}");
                 assert_eq!(probe, corpus.recall_probe(7, n, distance, context).unwrap());
             }
         }

@@ -10,6 +10,7 @@ use super::cast::Cast;
 use super::dice::Dice;
 use super::facts::{Fact, Form, World};
 use super::filler::FILLERS;
+use super::probe::Probe;
 use crate::{Error, Result};
 
 /// Makes tokens of text; of text that begins with a space or follows BOS, so that pieces can be
@@ -317,15 +318,14 @@ pub(super) fn quiz(dice: &mut Dice) -> String {
     text.trim_start().to_owned()
 }
 
-/// The ids of a held-out question, without BOS: prompt, answer, and the distance between the value
-/// and the end of the prompt.
+/// A held-out question, whose prompt lacks BOS.
 pub(super) fn probe(
     dice: &mut Dice,
     encode: Encode<'_>,
     form: Form,
     distance: usize,
     context: usize,
-) -> Result<(Vec<u32>, Vec<u32>, usize)> {
+) -> Result<Probe> {
     let mut page = Page::new(dice, encode, context);
     let fact = page
         .world
@@ -379,6 +379,10 @@ pub(super) fn probe(
     }
     page.fill(value_at + distance - tail.len())?;
     page.ids.extend(tail);
-    let distance = page.ids.len() - value_at;
-    Ok((page.ids, answer, distance))
+    Ok(Probe {
+        distance: page.ids.len() - value_at,
+        prompt: page.ids,
+        answer,
+        asks_for: fact.asks_for(),
+    })
 }
