@@ -17,8 +17,9 @@ use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
 use serde_json::{Value, json};
 
-use crate::forward::Batch;
-use crate::net::Net;
+use crate::Result;
+use crate::forward::{Batch, PassOptions, PassResult, forward};
+use crate::net::{Leaves, Net};
 use crate::random::Random;
 use crate::recipe::Weighted;
 use crate::run::target_weights;
@@ -104,9 +105,16 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().try_into_vec_as::<f64>().unwrap()
 }
 
-/// The weights of the batch's targets where it is all of a step.
-fn alone(batch: &Batch) -> Vec<f64> {
-    target_weights(Weighted::ByTarget, std::slice::from_ref(batch)).remove(0)
+/// A pass over a batch that is all of a step.
+fn pass(
+    net: &Net,
+    leaves: &Leaves,
+    batch: &Batch,
+    options: PassOptions,
+    biases: &(dyn Fn(usize) -> Vec<f32> + Sync),
+) -> Result<PassResult> {
+    let weights = target_weights(Weighted::ByTarget, std::slice::from_ref(batch)).remove(0);
+    forward(&net.config, leaves, batch, options, &weights, 1.0, biases)
 }
 
 /// Random ids, about three quarters of them targets.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 
-use super::{alone, batch, config, config_json, net, tensor, values};
+use super::{batch, config, config_json, net, pass, tensor, values};
 use crate::forward::{AttentionMode, Batch, PassOptions, PassStats, forward};
 use crate::net::{Net, Role};
 use crate::random::Random;
@@ -45,8 +45,7 @@ fn gradients(
     trains: impl Fn(Role) -> bool,
 ) -> Gradients {
     let leaves = net.leaves(trains);
-    let weights = alone(batch);
-    let result = forward(&net.config, &leaves, batch, options, &weights, 1.0, &biases).unwrap();
+    let result = pass(net, &leaves, batch, options, &biases).unwrap();
     let all = result.surrogate.expect("something is trained").backward();
     leaves
         .iter()
@@ -57,16 +56,7 @@ fn gradients(
 
 fn stats(net: &Net, batch: &Batch, options: PassOptions) -> PassStats {
     let leaves = net.leaves(|_| false);
-    let result = forward(
-        &net.config,
-        &leaves,
-        batch,
-        options,
-        &alone(batch),
-        1.0,
-        &biases,
-    )
-    .unwrap();
+    let result = pass(net, &leaves, batch, options, &biases).unwrap();
     assert!(result.surrogate.is_none(), "nothing is trained");
     result.stats
 }
@@ -282,17 +272,7 @@ fn the_loss_of_unbalanced_sequences() {
     };
     let loss = |net: &Net| {
         let leaves = net.leaves(|_| true);
-        let weights = alone(&batch);
-        let result = forward(
-            &net.config,
-            &leaves,
-            &batch,
-            options,
-            &weights,
-            1.0,
-            &biases,
-        )
-        .unwrap();
+        let result = pass(net, &leaves, &batch, options, &biases).unwrap();
         (values(result.surrogate.unwrap())[0], result.stats.loads)
     };
     let (_, loads) = loss(&net);

@@ -9,9 +9,9 @@ use engine::model::ForwardOptions;
 use engine::trace::Trace;
 use engine::{CacheFormat, Device, Model, Session, SessionOptions};
 
-use super::{alone, batch, config, config_json, net};
+use super::{batch, config, config_json, net, pass};
 use crate::export::{self, Store};
-use crate::forward::{AttentionMode, Batch, PassOptions, PassStats, forward};
+use crate::forward::{AttentionMode, Batch, PassOptions, PassStats};
 use crate::net::Net;
 
 /// Both compute in f32 and sum in different orders; logits here are within ±10.
@@ -37,15 +37,7 @@ fn stats(net: &Net, batch: &Batch, attention: AttentionMode) -> PassStats {
         crate::forward::read(tensor).unwrap()
     };
     let leaves = net.leaves(|_| false);
-    let result = forward(
-        &net.config,
-        &leaves,
-        batch,
-        options,
-        &alone(batch),
-        1.0,
-        &bias,
-    );
+    let result = pass(net, &leaves, batch, options, &bias);
     result.unwrap().stats
 }
 
@@ -182,15 +174,7 @@ fn a_watched_selection_is_weighed_by_dense_attention() {
         let bias = |_: usize| Vec::new();
         let leaves = net.leaves(|_| false);
         let batch = batch(2, 40, 37, 9);
-        let result = forward(
-            &net.config,
-            &leaves,
-            &batch,
-            options,
-            &alone(&batch),
-            1.0,
-            &bias,
-        );
+        let result = pass(&net, &leaves, &batch, options, &bias);
         result.unwrap().stats.selection
     };
     // Among 5 of up to 40 positions lies a part of attention, in every layer; among 40 lies all.

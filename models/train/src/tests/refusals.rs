@@ -6,9 +6,9 @@ use burn::tensor::{DType, TensorData};
 use serde_json::json;
 
 use super::resume::{Case, RECIPE, go};
-use super::{alone, batch, config, config_json, net};
+use super::{batch, config, config_json, net, pass};
 use crate::checkpoint::{STATE, write_whole};
-use crate::forward::{AttentionMode, PassOptions, forward};
+use crate::forward::{AttentionMode, PassOptions};
 use crate::{Error, Result};
 
 #[track_caller]
@@ -321,15 +321,7 @@ fn what_is_not_finite_is_named() {
         batch.ids[3] = 0;
         let bias = |_: usize| vec![0.0; 6];
         let leaves = net.leaves(|_| true);
-        let result = forward(
-            &net.config,
-            &leaves,
-            &batch,
-            options,
-            &alone(&batch),
-            1.0,
-            &bias,
-        );
+        let result = pass(&net, &leaves, &batch, options, &bias);
         let expected = [format!("{what} is "), format!("in layer {layer}")];
         assert_refused(
             result.map(|_| ()),
