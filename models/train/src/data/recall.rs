@@ -134,6 +134,15 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
+    /// Asks for each fact from number `first` on, in any order.
+    fn ask_from(&mut self, first: usize) -> Result<()> {
+        let new: Vec<usize> = (first..self.told.len()).collect();
+        for index in self.dice.sample(&new, new.len()) {
+            self.ask(index)?;
+        }
+        Ok(())
+    }
+
     /// What comes next: a question if it is time, else a fact or a filler.
     fn step(&mut self, next_question: &mut usize) -> Result<()> {
         if self.ids.len() >= *next_question
@@ -257,10 +266,7 @@ pub(super) fn near_drill(
         for _ in 0..page.dice.between(2, 7) {
             page.go_on(85, &[Form::Owner])?;
         }
-        let new: Vec<usize> = (first..page.told.len()).collect();
-        for index in page.dice.sample(&new, new.len()) {
-            page.ask(index)?;
-        }
+        page.ask_from(first)?;
     }
     Ok(page.with_values())
 }
@@ -286,10 +292,7 @@ pub(super) fn owner_drill(
             }
             page.tell(&fact)?;
         }
-        let new: Vec<usize> = (first..page.told.len()).collect();
-        for index in page.dice.sample(&new, new.len()) {
-            page.ask(index)?;
-        }
+        page.ask_from(first)?;
     }
     Ok(page.with_values())
 }
