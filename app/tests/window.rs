@@ -46,7 +46,8 @@ impl Display {
         let server = Command::new("Xvfb")
             .args(["-displayfd", "1", "-screen", "0"])
             .arg(format!("{}x{}x24", SIZE.0, SIZE.1))
-            .args(["-nolisten", "tcp"])
+            // It would begin anew when its last client is killed, and refuse the next one meanwhile.
+            .args(["-nolisten", "tcp", "-noreset"])
             .stdout(out)
             .stderr(Stdio::null())
             .spawn()
