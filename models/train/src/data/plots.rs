@@ -74,7 +74,8 @@ pub(super) const OWNED: &[Fact] = &[
     fact("What did {A} have?", "{A} had a {c} {o}.", "{c} {o}"),
 ];
 
-/// How a story begins, unless it begins with what happens.
+/// How a story begins, unless it begins with what happens. One that names the friend or the object
+/// introduces them, too.
 pub(super) const OPENINGS: &[&str] = &[
     "Once upon a time[,|] there was a [little|young|kind|small|clever|brave|shy] {kind} named {A}.",
     "Once upon a time[,|] there was a {kind} [named|called] {A} who lived {home}.",
@@ -86,6 +87,12 @@ pub(super) const OPENINGS: &[&str] = &[
     "{^home}, there lived a [little|young|kind|cheerful] {kind} [named|called] {A}.",
     "This is a story about {A}, a [little|clever|brave|kind] {kind}.",
     "Once there lived a [little|friendly|shy] {kind} {home}. {His} name was {A}.",
+    "A [|little |young |small |brave ]{kind} lived {home}. {His} name was {A}.",
+    "There was a [little|young|kind|clever] {kind} who lived {home}. {His} name was {A}.",
+    "{A} and {his} [|best |good ]friend {B} lived {home}. {A} was a [little|clever|brave|kind] {kind}.",
+    "Once upon a time, a {kind} named {A} [had a friend called {B}|lived {home} with {his} friend {B}].",
+    "{A} had a {c} {o}. {He} was a [little|happy|quiet|brave] {kind} who lived {home}.",
+    "A [little|small|young] {kind} named {A} had a {c} {o}.",
 ];
 
 /// The hero, where a story begins with what happens.

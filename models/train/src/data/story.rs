@@ -31,19 +31,27 @@ pub(super) fn story(dice: &mut Dice) -> Story {
 
     // Where the first step names the hero alone, the story may begin with it.
     let starts_at_once = plot.steps[0].contains("{A} ") && !plot.steps[0].contains("{B}");
-    let is_short = starts_at_once && dice.percent(25);
+    let is_short = starts_at_once && dice.percent(35);
     let mut parts = Vec::new();
     let mut steps = plot.steps.iter().copied();
+    let mut tells_friend = plot.is_friend_known;
+    let mut tells_thing = plot.is_owned;
     if is_short {
-        let step = plot.steps[0].replacen("{A}", dice.pick(INTRODUCTIONS), 1);
-        parts.push(step);
+        parts.push(first_step(plot, &cast, dice));
         steps.next();
     } else {
-        parts.push(dice.pick(OPENINGS).to_owned());
+        let fitting: Vec<&str> = (OPENINGS.iter().copied())
+            .filter(|opening| plot.is_friend_known || !opening.contains("{B}"))
+            .filter(|opening| plot.is_owned || !opening.contains("{o}"))
+            .collect();
+        let opening = dice.pick(&fitting);
+        tells_friend &= !opening.contains("{B}");
+        tells_thing &= !opening.contains("{o}");
+        parts.push(opening.to_owned());
     }
     // The friend is introduced before anything happens, or the plot would name a stranger.
-    let friend = plot.is_friend_known.then(|| dice.pick(FRIENDS));
-    let owning = plot.is_owned.then(|| dice.pick(OWNING));
+    let friend = tells_friend.then(|| dice.pick(FRIENDS));
+    let owning = tells_thing.then(|| dice.pick(OWNING));
     let (first, second) = if dice.percent(50) {
         (owning, friend)
     } else {
@@ -77,6 +85,32 @@ pub(super) fn story(dice: &mut Dice) -> Story {
         text,
         facts,
     }
+}
+
+/// The first step as the beginning of a story: with its time, with the weather, or with neither.
+fn first_step(plot: &Plot, cast: &Cast, dice: &mut Dice) -> String {
+    let step = plot.steps[0];
+    // What kind of animal it is has to be said somewhere.
+    let hero = if !cast.is_animal && dice.percent(40) {
+        "{A}"
+    } else {
+        dice.pick(INTRODUCTIONS)
+    };
+    let told = match without_time(step) {
+        Some(rest) if dice.percent(30) => format!("It was a {{w}} day[ and| when|, and] {rest}"),
+        Some(rest) if dice.percent(40) => rest.to_owned(),
+        _ => step.to_owned(),
+    };
+    told.replacen("{A}", hero, 1)
+}
+
+/// What the hero does, without "One day," or a choice of times before it.
+fn without_time(step: &'static str) -> Option<&'static str> {
+    let rest = match step.strip_prefix('[') {
+        Some(choices) => choices.split_once("], ")?.1,
+        None => step.strip_prefix("One day, ")?,
+    };
+    rest.starts_with("{A} ").then_some(rest)
 }
 
 fn about(plot: &Plot, cast: &Cast, dice: &mut Dice) -> Vec<String> {
