@@ -131,10 +131,9 @@ impl World {
         self.make(dice, of.form, key)
     }
 
-    /// Facts about two or three owners and two or three objects, each owner having most of them, in any
-    /// order. Keys that are taken are left out.
-    pub(super) fn grid(&mut self, dice: &mut Dice) -> Vec<Fact> {
-        let [n_owners, n_objects] = [(); 2].map(|()| dice.between(2, 3));
+    /// Facts about so many owners and so many objects, each owner having most of them, in any order.
+    /// Keys that are taken are left out.
+    pub(super) fn grid(&mut self, dice: &mut Dice, n_owners: usize, n_objects: usize) -> Vec<Fact> {
         let owners = dice.sample(&self.names, n_owners);
         let objects = dice.sample(&self.objects, n_objects);
         let keys: Vec<_> = owners

@@ -79,6 +79,12 @@ pub const KINDS: &[Kind] = &[
         mean_tokens: 1.0,
     },
     Kind {
+        name: "object-drill",
+        about: "a few things of one owner, then a question about each, again and again; only their values are targets",
+        maker: Maker::Whole(recall::object_drill),
+        mean_tokens: 1.0,
+    },
+    Kind {
         name: "owner-drill",
         about: "the same things of a few owners, then a question about each, again and again; only their values are targets",
         maker: Maker::Whole(recall::owner_drill),

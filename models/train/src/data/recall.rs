@@ -4,7 +4,7 @@
 //! colour, an object or a name with others, so that the whole key has to be matched. An answer
 //! repeats the words of its fact, so that copying what followed them before is enough.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::cast::Cast;
 use super::dice::Dice;
@@ -271,13 +271,33 @@ pub(super) fn near_drill(
     Ok(page.with_values())
 }
 
+/// The same where one owner at a time has a few things: only what it is tells which it is. Without
+/// this a model stops at "Mia had a", behind which the value stands before the object is named.
+pub(super) fn object_drill(
+    dice: &mut Dice,
+    encode: Encode<'_>,
+    length: usize,
+) -> Result<(Vec<u32>, Vec<bool>)> {
+    grids(dice, encode, length, 1..=1, 3..=4)
+}
+
 /// The same where a few owners have a few things each, the same ones in other colours: neither whose
-/// it is nor what it is tells which it is. Without this a model stops at "Mia had a", behind which the
-/// value stands before the object is named, or takes the kite that was named last.
+/// it is nor what it is tells which it is. Without this a model that looks for the object takes the
+/// kite that was named last.
 pub(super) fn owner_drill(
     dice: &mut Dice,
     encode: Encode<'_>,
     length: usize,
+) -> Result<(Vec<u32>, Vec<bool>)> {
+    grids(dice, encode, length, 2..=3, 2..=3)
+}
+
+fn grids(
+    dice: &mut Dice,
+    encode: Encode<'_>,
+    length: usize,
+    n_owners: RangeInclusive<usize>,
+    n_objects: RangeInclusive<usize>,
 ) -> Result<(Vec<u32>, Vec<bool>)> {
     let mut page = Page::new(dice, encode, length);
     page.world.percent_having = 80;
@@ -285,7 +305,9 @@ pub(super) fn owner_drill(
         let opening = filler(page.dice);
         page.push(&opening)?;
         let first = page.told.len();
-        for fact in page.world.grid(page.dice) {
+        let [n_owners, n_objects] =
+            [&n_owners, &n_objects].map(|range| page.dice.between(*range.start(), *range.end()));
+        for fact in page.world.grid(page.dice, n_owners, n_objects) {
             if page.dice.percent(15) {
                 let between = filler(page.dice);
                 page.push(&between)?;

@@ -156,6 +156,7 @@ fn recall_asks_from_early_on_and_the_answers_are_right() {
         ("recall", 120),
         ("drill", 40),
         ("near-drill", 30),
+        ("object-drill", 40),
         ("owner-drill", 40),
     ];
     let cases = lengths.map(|length| kinds.map(|(kind, tokens)| (kind, length, tokens)));
