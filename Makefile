@@ -50,7 +50,7 @@ data: build
 # The model of models/tiny, from texts to checkpoint, with the tokenizer that is there. Goes on where
 # it was broken off.
 train-tiny: data
-	@echo "Some five and a half hours on two CPU cores, 5 GB of memory. Ctrl-C saves and stops; the same"
+	@echo "Some six hours on two CPU cores, 5 GB of memory. Ctrl-C saves and stops; the same"
 	@echo "command goes on. State, log and curves are in $(TRAIN)."
 	$(TRAINER) stages models/train/tiny.toml
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
