@@ -118,11 +118,8 @@ impl App {
                 let recordings = self.inspecting.recording.as_ref();
                 self.inspecting.live.memory = vec![
                     ("weights".into(), weights as u64),
-                    ("latents of the context".into(), cache_bytes.latents as u64),
-                    (
-                        "indexer keys of the context".into(),
-                        cache_bytes.keys as u64,
-                    ),
+                    ("cached latents".into(), cache_bytes.latents as u64),
+                    ("cached indexer keys".into(), cache_bytes.keys as u64),
                     (
                         "recording".into(),
                         recordings.map_or(0, |r| r.bytes()) as u64,
