@@ -207,6 +207,40 @@ mod tests {
     }
 
     #[test]
+    fn a_story_begins_with_any_of_what_it_is_about_and_introduces_it_once() {
+        let beginnings = [
+            ("weather", " day "),
+            ("friend", " friend "),
+            ("thing", " had a"),
+            ("home", " lived "),
+            ("deed", " wanted to bake "),
+        ];
+        let mut n_stories = beginnings.map(|_| 0);
+        for n in 0..3000u32 {
+            let story = story(&mut Dice::new(&[b"beginning", &n.to_le_bytes()]));
+            let said = sentences(&story.text);
+            for ((what, words), n_stories) in beginnings.iter().zip(&mut n_stories) {
+                if !said[0].contains(words) || said[0].starts_with('"') {
+                    continue;
+                }
+                *n_stories += 1;
+                // Between its beginning and what happens nobody is a friend for the second time.
+                if *what == "friend" {
+                    let again = ["had a friend named ", "friend was ", "played with "];
+                    let tells_again = |sentence: &&str| {
+                        again.iter().any(|words| sentence.contains(words))
+                            && sentence.contains("friend")
+                    };
+                    assert!(!said[1..].iter().any(tells_again), "{}", story.text);
+                }
+            }
+        }
+        for ((what, _), n_stories) in beginnings.iter().zip(n_stories) {
+            assert!(n_stories > 10, "{n_stories} stories begin with {what}");
+        }
+    }
+
+    #[test]
     fn every_plot_gives_every_fact_sometimes() {
         for plot in plots::all() {
             for fact in plot.facts {
