@@ -4,10 +4,12 @@
 //! of the weights, keys or latents that are read.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use engine::cpu::{
-    Call, Dtype, Forced, Heads, KeyCache, KeyFormat, LatentCache, LatentFormat, Matrix, attend,
-    linear, run, select, top_k,
+use engine::cache::{KeyFormat, LatentFormat};
+use engine::config::Heads;
+use engine::host::{
+    Call, Dtype, KeyCache, LatentCache, Matrix, Queries, attend, linear, run, select,
 };
+use engine::selection::{Forced, top_k};
 use std::hint::black_box;
 
 fn numbers(n: usize) -> Vec<f32> {
@@ -70,7 +72,13 @@ fn indexer(criterion: &mut Criterion) {
                 BenchmarkId::new(format!("{format:?}"), context),
                 |bencher| {
                     bencher.iter(|| {
-                        run(|| select(black_box(&q), &w, n_heads, &cache, context - 1, k, &free))
+                        let queries = Queries {
+                            q: black_box(&q),
+                            w: &w,
+                            n_heads,
+                            position: context - 1,
+                        };
+                        run(|| select(queries, &cache, k, &free, None))
                     });
                 },
             );
@@ -114,16 +122,14 @@ fn attention(criterion: &mut Criterion) {
         cache.push(&numbers(8192 * heads.rank), &numbers(8192 * heads.dr));
         let mut keys = KeyCache::new(dim, KeyFormat::F32);
         keys.push(&numbers(8192 * dim));
-        let selection = select(
-            &numbers(n_heads * dim),
-            &numbers(n_heads),
+        let queries = Queries {
+            q: &numbers(n_heads * dim),
+            w: &numbers(n_heads),
             n_heads,
-            &keys,
-            8191,
-            k,
-            &Forced::default(),
-        )
-        .expect("the numbers are finite");
+            position: 8191,
+        };
+        let (selection, _) =
+            select(queries, &keys, k, &Forced::default(), None).expect("the numbers are finite");
         let mut out = vec![0.0; heads.n_heads * heads.dv];
         let call = Call {
             heads,

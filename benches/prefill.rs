@@ -9,9 +9,9 @@ mod random_model;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::device::{DeviceKind, list};
-use engine::ops::WORKSPACE_BYTES;
+use engine::pass::WORKSPACE_BYTES;
 use engine::{CacheFormat, Device, Model, Session, SessionOptions};
 
 use random_model::{Store, write};

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::generate::{GenerateOptions, Generation};
-use engine::model::{ForwardOptions, LoadOptions};
+use engine::model::{ForwardOptions, LoadOptions, LogitRows};
 use engine::sampler::{Sampler, SamplerOptions};
 use engine::trace::{Frame, Site, Stage, Trace, Value, Watch, WatchedRows};
 use engine::verify::Tolerance;
@@ -385,10 +385,22 @@ fn they_agree_on_what_the_mtp_layer_says_in_any_chunks() {
                 let next = &ids[first + 1..][..n];
                 let options = ForwardOptions::default();
                 let trace = &mut Trace::off();
+                let all = LogitRows::All;
                 let out = model
-                    .forward_mtp(&rows, next, &mut cache, &options, trace)
+                    .forward_mtp(&rows, next, &mut cache, &options, all, trace)
                     .unwrap();
-                logits.extend(out.read().unwrap());
+                logits.extend(out.unwrap().read().unwrap());
+            }
+            // The same token again: the last row only, or none.
+            cache.truncate(29);
+            let (last, next, options) = (hidden.slice(29, 1), &ids[30..31], Default::default());
+            for (asked, n_rows) in [(LogitRows::None, 0), (LogitRows::Last, 1)] {
+                cache.truncate(29);
+                let out = model
+                    .forward_mtp(&last, next, &mut cache, &options, asked, &mut Trace::off())
+                    .unwrap();
+                let rows = out.map_or(Vec::new(), |out| out.read().unwrap());
+                assert_eq!(rows, logits[logits.len() - n_rows * VOCAB as usize..]);
             }
             assert_eq!(cache.n_tokens(), 30);
             // What is refused leaves the cache as it was.
@@ -402,7 +414,8 @@ fn they_agree_on_what_the_mtp_layer_says_in_any_chunks() {
                 (&ids[..2], &ForwardOptions::default()),
                 (&[VOCAB][..], &ForwardOptions::default()),
             ] {
-                let result = model.forward_mtp(&last, next, &mut cache, options, &mut Trace::off());
+                let (all, trace) = (LogitRows::All, &mut Trace::off());
+                let result = model.forward_mtp(&last, next, &mut cache, options, all, trace);
                 assert!(result.is_err());
                 assert_eq!(cache.n_tokens(), 30);
             }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::gpu::{CountCall, Launched, Profile, count, counted_bits, least_layer_bytes};
 use engine::model::ForwardOptions;
 use engine::{CacheFormat, Config};
@@ -177,7 +177,7 @@ fn a_prompt_is_scored_in_rows_that_keep_within_the_workspace() {
         .collect();
     assert!(scans.len() > 1);
     for scan in scans {
-        assert!(scan.cost.write_bytes <= engine::ops::WORKSPACE_BYTES as u64);
+        assert!(scan.cost.write_bytes <= engine::pass::WORKSPACE_BYTES as u64);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::device::{DeviceKind, list};
 use engine::generate::{GenerateOptions, Generation, Progress};
 use engine::gpu::{CountCall, count};

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::device::{DeviceInfo, DeviceKind, PortableOps, list};
 use engine::sampler::{DeviceDraw, Picked};
 use engine::session::Next;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::device::{DeviceKind, list};
-use engine::model::{ForwardOptions, Selector};
+use engine::model::{ForwardOptions, LogitRows, Selector};
 use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{Device, Error, Model, Session, SessionOptions};
 
@@ -194,8 +194,9 @@ fn the_mtp_layer_takes_them_too() {
         let mut cache = model.new_mtp_cache(Default::default()).unwrap();
         let mut trace = engine::trace::Trace::off();
         let options = forward(selector, Some(4));
-        let logits = model.forward_mtp(&hidden, &ids(40), &mut cache, &options, &mut trace);
-        bits(&logits.unwrap().read().unwrap())
+        let all = LogitRows::All;
+        let logits = model.forward_mtp(&hidden, &ids(40), &mut cache, &options, all, &mut trace);
+        bits(&logits.unwrap().unwrap().read().unwrap())
     };
     let recent = run(Selector::Recent);
     assert_eq!(run(Selector::Recent), recent);

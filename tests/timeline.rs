@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::generate::{Emitted, GenerateOptions, Generation, Stop, generate};
 use engine::model::ForwardOptions;
 use engine::sampler::{Sampler, SamplerOptions};

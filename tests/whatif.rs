@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use engine::device::{DeviceKind, list};
-use engine::model::{ForwardOptions, Intervention, Selector};
+use engine::model::{ForwardOptions, Intervention, LogitRows, Selector};
 use engine::replay::{RouteTrace, SelectionTrace};
 use engine::trace::{Frame, Stage, Watch, WatchedRows};
 use engine::{Device, Error, Model, Session, SessionOptions};
@@ -357,7 +357,14 @@ fn the_mtp_layer_obeys_too() {
         let mut trace = engine::trace::Trace::new(Watch::everything(WatchedRows::All));
         let options = forward(intervention);
         model
-            .forward_mtp(&hidden, &ids(N), &mut cache, &options, &mut trace)
+            .forward_mtp(
+                &hidden,
+                &ids(N),
+                &mut cache,
+                &options,
+                LogitRows::None,
+                &mut trace,
+            )
             .unwrap();
         let frame = trace.take();
         let value = frame.get(layer, Stage::SelectedPositions).unwrap().clone();

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::Args;
 use engine::config::{Part, TensorSpec};
 use engine::gpu::max_pass_tokens;
-use engine::ops::WORKSPACE_BYTES;
+use engine::pass::WORKSPACE_BYTES;
 use engine::{Checkpoint, Config, Error, Source};
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::model::{ForwardOptions, Intervention, LoadOptions, Selector};
 use engine::sampler::SamplerOptions;
 use engine::session::DEFAULT_CHUNK_TOKENS;

@@ -23,12 +23,36 @@ use serde_json::{Map, Value};
 
 pub use tensors::{Parameters, Part, TensorKind, TensorSpec};
 
-use crate::cpu::{KeyFormat, LatentFormat};
+use crate::cache::{KeyFormat, LatentFormat};
 use crate::source::Embedded;
 use crate::{Error, Result};
 
 /// A published config has some 2 kB; a larger file is something else.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// Side of the square of FP8 weights that share a scale, and channels of FP8 activations that do.
+pub const FP8_BLOCK: usize = 128;
+
+/// eps of `q_a_layernorm`, `kv_a_layernorm` and `k_norm`: fixed in the reference, whatever
+/// `rms_norm_eps` says.
+pub const LATENT_EPS: f32 = 1e-6;
+
+/// Sizes of one attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// `num_attention_heads`.
+    pub n_heads: usize,
+    /// `qk_nope_head_dim`.
+    pub dn: usize,
+    /// `qk_rope_head_dim`.
+    pub dr: usize,
+    /// `v_head_dim`.
+    pub dv: usize,
+    /// `kv_lora_rank`.
+    pub rank: usize,
+    /// Softmax scale, YaRN's factor included.
+    pub scale: f32,
+}
 
 /// A checked configuration. Its [`Sizes`] are there to read, not to change.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,6 +286,18 @@ impl Config {
         (m * m / head_dim.sqrt()) as f32
     }
 
+    /// Sizes of attention.
+    pub fn heads(&self) -> Heads {
+        Heads {
+            n_heads: self.num_attention_heads,
+            dn: self.qk_nope_head_dim,
+            dr: self.qk_rope_head_dim,
+            dv: self.v_head_dim,
+            rank: self.kv_lora_rank,
+            scale: self.softmax_scale(),
+        }
+    }
+
     /// What cos and sin are multiplied with; 1 for every released model. Source: spec 1.2.
     pub fn rope_factor(&self) -> f32 {
         let factor = |yarn: &Yarn| {
@@ -334,7 +370,7 @@ impl Config {
 
 /// Bytes of `width` values in FP8, with one `f32` factor for 128 of them.
 fn fp8_bytes(width: usize) -> usize {
-    width + 4 * width.div_ceil(128)
+    width + 4 * width.div_ceil(FP8_BLOCK)
 }
 
 impl Yarn {

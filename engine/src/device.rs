@@ -3,10 +3,10 @@
 //! A device is the CPU with our own bodies (`cpu`), a wgpu adapter, or Burn's CPU backend, which
 //! runs the portable bodies and is there to check the others (`portable`, `portable-f64`).
 //! What runs where is decided once, here, and shows in where the weights live
-//! ([`crate::weight::Weight`]); no operation asks again.
+//! once a model is loaded; no operation asks again.
 
+use burn::tensor::DType;
 use burn::tensor::wgpu::WgpuSetup;
-use burn::tensor::{DType, TensorData};
 
 use crate::gpu::{Gpu, tuning};
 use crate::{Error, Result};
@@ -398,19 +398,5 @@ impl PortableOps {
             Err(_) => Ok(Self::These(Vec::new())),
             Ok(text) => Self::parse(&text),
         }
-    }
-}
-
-impl Place {
-    /// A tensor of this place's precision from host values, row-major.
-    pub(crate) fn tensor<const D: usize>(
-        &self,
-        data: Vec<f32>,
-        shape: [usize; D],
-    ) -> burn::Tensor<D> {
-        let Self::Burn { device, dtype } = self else {
-            unreachable!("only Burn places hold tensors");
-        };
-        burn::Tensor::from_data(TensorData::new(data, shape), (device, *dtype))
     }
 }

@@ -9,6 +9,7 @@
 //! what inspectors see in `watch`.
 
 mod attention;
+mod body;
 mod caches;
 mod count;
 mod experts;
@@ -24,12 +25,10 @@ mod tuning;
 mod watch;
 mod weights;
 
-pub(crate) use caches::{KeyBuffer, LatentBuffer};
 pub use count::{CountCall, count, counted_bits, least_layer_bytes};
-pub(crate) use forward::{GpuModel, GpuPass};
+pub(crate) use forward::GpuModel;
 pub(crate) use launch::Gpu;
 pub use profile::{Launched, OpSum, Profile};
-pub(crate) use rows::GpuRows;
 pub(crate) use sizes::MAX_TOP_K;
 pub use sizes::max_pass_tokens;
 pub(crate) use tuning::tuning;

@@ -12,27 +12,30 @@
 //! ```
 //!
 //! Bottom up: [`source`] says where files are, [`config`] and [`checkpoint`] read them, [`device`] says
-//! where to compute, [`ops`] are the operations with a portable body each and native ones in [`cpu`],
-//! [`gpu`] is the forward pass through WGSL kernels, [`model`] the forward pass on any device,
-//! [`session`] one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what went on
+//! where to compute. Three bodies compute the same: [`definition`] on Burn tensors, [`host`] on the CPU,
+//! [`gpu`] through WGSL kernels; [`model`] is the seam between them, [`pass`] what they share.
+//! [`session`] is one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what went on
 //! inside; [`verify`] checks it against a reference.
 
 pub mod cache;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
-pub mod cpu;
+pub mod definition;
 pub mod device;
 pub mod error;
 pub mod file;
 pub mod generate;
 pub mod gpu;
+pub mod host;
 pub mod model;
-pub mod ops;
+pub mod pass;
 pub mod replay;
-pub mod rows;
+pub mod rope;
+pub mod route;
 pub mod runner;
 pub mod sampler;
+pub mod selection;
 pub mod session;
 pub mod source;
 pub mod stop;
@@ -40,7 +43,6 @@ pub mod tokenizer;
 pub mod trace;
 pub mod trace_file;
 pub mod verify;
-pub mod weight;
 
 pub use cache::{CacheBytes, CacheFormat};
 pub use checkpoint::Checkpoint;

@@ -1,104 +1,108 @@
-//! The model: embedding, blocks, final norm, head, in the order of the official code and under its
-//! names. One file for the whole MLA family; what differs is in [`Config`].
+//! The model: a checked checkpoint on a device, and the one seam behind which it is computed.
 //!
-//! A model is immutable. What a timeline leaves behind is in [`crate::cache::Cache`]; the loop that
-//! feeds it is [`crate::session`].
+//! Three bodies compute the same thing, each with weights, caches and a forward pass of its own:
+//! [`crate::definition`] on Burn tensors, [`crate::host`] on the CPU, [`crate::gpu`] through the
+//! kernels. A model is immutable. What a timeline leaves behind is in [`crate::cache::Cache`]; the loop
+//! that feeds it is [`crate::session`].
 
-mod block;
 mod intervention;
 mod load;
-mod mla;
-mod mtp;
 mod output;
-mod selector;
+pub(crate) mod selector;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use intervention::Intervention;
 pub use load::{LoadOptions, LoadProgress};
+pub(crate) use output::{HostRows, OutputBody};
 pub use output::{Output, OutputRows};
 pub use selector::Selector;
 
-use crate::cache::{Cache, CacheFormat};
+use crate::cache::{Cache, CacheFormat, Layers};
 use crate::config::Config;
-use crate::cpu;
 use crate::device::Device;
-use crate::gpu::{GpuModel, GpuPass, MAX_TOP_K, Profile, max_pass_tokens};
-use crate::ops::linear::linear;
-use crate::ops::norm::rms_norm;
-use crate::ops::rope::Rope;
-use crate::replay::{RouteTrace, SelectionTrace};
-use crate::rows::Rows;
-use crate::trace::{Stage, Trace, Value};
-use crate::weight::{Embedding, Vector, Weight};
+use crate::gpu::{Gpu, MAX_TOP_K, Profile, max_pass_tokens};
+pub use crate::pass::{ForwardOptions, LogitRows};
+use crate::pass::{Pass, Records};
+use crate::trace::Trace;
 use crate::{Error, Result};
-
-use block::{Block, Pass};
-use mtp::Mtp;
 
 /// A loaded checkpoint on a device.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
     device: Device,
-    body: Body,
-    rope: Rope,
+    body: Box<dyn Body>,
     eos_token_ids: Vec<u32>,
 }
 
-/// The weights, and with them the choice of who computes.
-#[derive(Debug)]
-enum Body {
-    /// Ops, one after the other: native bodies on the CPU, portable ones on Burn tensors.
-    Ops(OpsModel),
-    /// The WGSL kernels.
-    Gpu(GpuModel),
+/// Who computes: the seam. A trait and not an enum, since every method would match it; what one body
+/// made for itself (caches, rows) comes back to it behind [`Layers`] and [`OutputBody`].
+pub(crate) trait Body: std::fmt::Debug + Send + Sync {
+    /// Empty caches for layers `layers`; the MTP layer is `num_hidden_layers`.
+    ///
+    /// # Errors
+    /// The format does not go with the model or the device.
+    fn new_cache(
+        &self,
+        config: &Config,
+        layers: Range<usize>,
+        format: CacheFormat,
+    ) -> Result<Box<dyn Layers>>;
+
+    /// Runs every span at the end of its timeline through the main layers; an output each.
+    fn forward(&self, config: &Config, spans: &mut [Span]) -> Result<Vec<Output>>;
+
+    /// Runs the MTP layer on `hidden` `[tokens, hidden_size]`; the span's ids are the tokens after.
+    fn forward_mtp(
+        &self,
+        config: &Config,
+        hidden: &OutputRows,
+        span: &mut Span,
+    ) -> Result<Option<OutputRows>>;
+
+    /// Whether the checkpoint brought its MTP layer.
+    fn has_mtp(&self) -> bool;
+
+    /// Bytes of weights kept resident (mapped, on the CPU).
+    fn resident_bytes(&self) -> usize;
+
+    /// Where the kernels run, for the body that has them.
+    fn gpu(&self) -> Option<&Gpu> {
+        None
+    }
 }
 
-/// Weights for the ops.
-#[derive(Debug)]
-struct OpsModel {
-    embed_tokens: Embedding,
-    layers: Vec<Block>,
-    norm: Vector,
-    lm_head: Weight,
-    mtp: Option<Mtp>,
+/// Some tokens of one timeline, to be fed in a pass that may feed others too.
+pub(crate) struct Span<'a> {
+    pub ids: &'a [u32],
+    pub cache: &'a mut Cache,
+    pub options: &'a ForwardOptions,
+    pub logit_rows: LogitRows,
+    pub records: Records<'a>,
+    pub trace: &'a mut Trace,
 }
 
-/// Knobs of a forward pass that can change between two calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ForwardOptions {
-    /// Positions that a token may read, instead of the checkpoint's `index_topk`.
-    pub index_topk: Option<usize>,
-    /// Who chooses those positions, unless `dense`. Anything but the indexer is for evaluation, and
-    /// GPUs do not have it.
-    pub selector: Selector,
-    /// Attend to everything, as if there were no selection. The indexer's keys are kept all the
-    /// same, so that the next call may be sparse again.
-    pub dense: bool,
-    /// Use the expanded (MHA) form of attention for more than one token at a time. The absorbed
-    /// form is the default, since it makes any split of a prompt give the same bits.
-    pub mha_prefill: bool,
-    /// What a "what if" changes.
-    pub intervention: Intervention,
-}
-
-/// Which rows of a forward pass give logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitRows {
-    /// None: the tokens only fill the cache.
-    None,
-    /// The last.
-    Last,
-    /// All.
-    All,
-}
-
-/// What a pass records of its decisions.
-#[derive(Default)]
-pub(crate) struct Records<'a> {
-    pub(crate) routes: Option<&'a mut RouteTrace>,
-    pub(crate) selections: Option<&'a mut SelectionTrace>,
+impl Span<'_> {
+    /// Begins the frame of this span, and hands out its pass and its caches.
+    pub fn begin<'s, T: Layers>(&'s mut self, config: &'s Config) -> Result<(Pass<'s>, &'s mut T)> {
+        let position = self.cache.n_tokens();
+        self.trace.begin(position, self.ids);
+        let pass = Pass {
+            config,
+            options: self.options,
+            position,
+            n: self.ids.len(),
+            selection: None,
+            records: Records {
+                routes: self.records.routes.as_deref_mut(),
+                selections: self.records.selections.as_deref_mut(),
+            },
+            trace: self.trace,
+        };
+        Ok((pass, self.cache.of()?))
+    }
 }
 
 impl Model {
@@ -119,56 +123,39 @@ impl Model {
 
     /// Whether the checkpoint brought its MTP layer.
     pub fn has_mtp(&self) -> bool {
-        match &self.body {
-            Body::Ops(ops) => ops.mtp.is_some(),
-            Body::Gpu(gpu) => gpu.has_mtp(),
-        }
+        self.body.has_mtp()
     }
 
     /// Bytes of weights kept resident on the device (mapped, on the CPU).
     pub fn resident_bytes(&self) -> usize {
-        match &self.body {
-            Body::Ops(ops) => {
-                ops.embed_tokens.resident_bytes()
-                    + ops.layers.iter().map(Block::resident_bytes).sum::<usize>()
-                    + ops.lm_head.resident_bytes()
-                    + ops.mtp.as_ref().map_or(0, Mtp::resident_bytes)
-            }
-            Body::Gpu(gpu) => gpu.resident_bytes(),
-        }
+        self.body.resident_bytes()
     }
 
     /// Whether the kernels compute.
     pub(crate) fn is_on_gpu(&self) -> bool {
-        matches!(self.body, Body::Gpu(_))
+        self.body.gpu().is_some()
     }
 
     /// Most tokens that one pass takes, so that its workspace stays bounded.
     pub fn max_pass_tokens(&self) -> usize {
-        match &self.body {
-            Body::Ops(_) => usize::MAX,
-            Body::Gpu(_) => max_pass_tokens(&self.config),
+        match self.body.gpu() {
+            Some(_) => max_pass_tokens(&self.config),
+            None => usize::MAX,
         }
     }
 
     /// Records every launch from now on, each waited for and timed if `timed`. `false` where this
     /// model launches no kernels.
     pub fn start_profile(&self, timed: bool) -> bool {
-        match &self.body {
-            Body::Ops(_) => false,
-            Body::Gpu(gpu) => {
-                gpu.gpu().start_profile(timed);
-                true
-            }
+        if let Some(gpu) = self.body.gpu() {
+            gpu.start_profile(timed);
         }
+        self.is_on_gpu()
     }
 
     /// What was launched since [`Model::start_profile`]; recording ends.
     pub fn take_profile(&self) -> Option<Profile> {
-        match &self.body {
-            Body::Ops(_) => None,
-            Body::Gpu(gpu) => gpu.gpu().take_profile(),
-        }
+        self.body.gpu().and_then(Gpu::take_profile)
     }
 
     /// Empty caches for the main layers.
@@ -176,174 +163,125 @@ impl Model {
     /// # Errors
     /// The format does not go with the model or the device.
     pub fn new_cache(&self, format: CacheFormat) -> Result<Cache> {
-        Cache::new(
-            &self.config,
-            0..self.config.num_hidden_layers,
-            &self.device,
-            format,
-        )
+        let layers = 0..self.config.num_hidden_layers;
+        let layers = self.body.new_cache(&self.config, layers, format)?;
+        Ok(Cache::new(layers))
     }
 
-    /// Runs `ids` at positions `cache.n_tokens()..` through the main layers.
+    /// Empty caches for the MTP layer.
     ///
     /// # Errors
-    /// Ids outside the vocabulary, a full context, or a device that failed. The cache is as long as
-    /// before then.
-    pub(crate) fn forward(
-        &self,
-        ids: &[u32],
-        cache: &mut Cache,
-        options: &ForwardOptions,
-        logit_rows: LogitRows,
-        records: &mut Records,
-        trace: &mut Trace,
-    ) -> Result<Output> {
-        self.check_ids(ids, cache.n_tokens())?;
-        self.keep_or_forget(ids.len(), cache, |cache| {
-            self.forward_checked(ids, cache, options, logit_rows, records, trace)
-        })
+    /// The checkpoint has no MTP layer, or the format does not go with the device.
+    pub fn new_mtp_cache(&self, format: CacheFormat) -> Result<Cache> {
+        self.check_mtp()?;
+        let layer = self.config.num_hidden_layers;
+        let layers = self
+            .body
+            .new_cache(&self.config, layer..layer + 1, format)?;
+        Ok(Cache::new(layers))
     }
 
-    /// Does `work`, which feeds `n` tokens to every layer of `cache`: all of it, or nothing.
-    fn keep_or_forget<R: Send>(
-        &self,
-        n: usize,
-        cache: &mut Cache,
-        work: impl FnOnce(&mut Cache) -> Result<R> + Send,
-    ) -> Result<R> {
-        let before = cache.n_tokens();
-        let result = if self.device.is_cpu() {
-            cpu::run(|| work(cache))
-        } else {
-            work(cache)
-        };
-        match &result {
-            Ok(_) => cache.advanced(n),
-            Err(_) => cache.truncate(before),
+    /// Runs the ids of every span at positions `cache.n_tokens()..` of its timeline through the main
+    /// layers: all spans, or none. On the CPU the bits of a row depend on its own timeline only.
+    ///
+    /// # Errors
+    /// Ids outside the vocabulary, a full context, or a device that failed. All caches are as long as
+    /// before then.
+    pub(crate) fn forward(&self, spans: &mut [Span]) -> Result<Vec<Output>> {
+        for span in spans.iter() {
+            self.check_ids(span.ids, span.cache.n_tokens())?;
+        }
+        let result = self.body.forward(&self.config, spans);
+        for span in spans {
+            keep_or_forget(span, result.is_ok());
         }
         result
     }
 
-    fn forward_checked(
+    /// Runs the MTP layer at positions `cache.n_tokens()..`: `hidden` `[tokens, hidden_size]` is
+    /// the main model's [`Output::hidden`], `next_ids` the token after each. Row `i` rates the token
+    /// after `next_ids[i]`; the rows asked for come back, `[rows, vocab_size]`, `None` for none.
+    ///
+    /// # Errors
+    /// No MTP layer, other than one id a hidden row, ids outside the vocabulary, a full context, an
+    /// option that the model does not have, or a device that failed. The cache is as long as before
+    /// then.
+    pub fn forward_mtp(
         &self,
-        ids: &[u32],
+        hidden: &OutputRows,
+        next_ids: &[u32],
         cache: &mut Cache,
         options: &ForwardOptions,
         logit_rows: LogitRows,
-        records: &mut Records,
         trace: &mut Trace,
-    ) -> Result<Output> {
-        let position = cache.n_tokens();
-        trace.begin(position, ids);
-        let angles = self.rope.angles(position, ids.len(), &self.device.place);
-        let model = match &self.body {
-            Body::Ops(model) => model,
-            Body::Gpu(model) => {
-                let mut pass = GpuPass {
-                    config: &self.config,
-                    options,
-                    position,
-                    angles: &angles,
-                    records,
-                    trace,
-                };
-                return model.gpu().counted(&mut pass, |pass| {
-                    model.forward(ids, &mut cache.layers, logit_rows, pass)
-                });
-            }
-        };
-        let clock = trace.clock();
-        let mut x = model.embed_tokens.rows(ids, &self.device);
-        trace.timed(clock, "embed", None, || {
-            model.embed_tokens.row_bytes(ids.len())
-        });
-        let mut pass = Pass {
-            config: &self.config,
+    ) -> Result<Option<OutputRows>> {
+        self.check_mtp()?;
+        self.check_options(options)?;
+        self.check_ids(next_ids, cache.n_tokens())?;
+        if hidden.n_rows() != next_ids.len() {
+            return Err(Error::Setting {
+                name: "MTP input".into(),
+                found: format!("{} next tokens", next_ids.len()),
+                expected: format!("{}, one a hidden row", hidden.n_rows()),
+            });
+        }
+        let mut span = Span {
+            ids: next_ids,
+            cache,
             options,
-            position,
-            angles: &angles,
-            selection: None,
-            records,
+            logit_rows,
+            records: Records::default(),
             trace,
         };
-        for (block, layer_cache) in model.layers.iter().zip(&mut cache.layers) {
-            x = block.forward(x, layer_cache, &mut pass)?;
+        let result = self.body.forward_mtp(&self.config, hidden, &mut span);
+        keep_or_forget(&mut span, result.is_ok());
+        result
+    }
+
+    fn check_mtp(&self) -> Result<()> {
+        if self.has_mtp() {
+            return Ok(());
         }
-        let clock = trace.clock();
-        let hidden = rms_norm(&x, &model.norm, self.config.rms_norm_eps);
-        trace.timed(clock, "norm", None, || model.norm.bytes());
-        let n = ids.len();
-        let first = trace.first_row(n);
-        if trace.wants(None, Stage::FinalHidden) {
-            let rows = hidden.slice(first, n - first);
-            trace.record(
-                None,
-                Stage::FinalHidden,
-                Value::f32([n - first, rows.width()], rows.read()?),
-            );
-        }
-        let logits = match logit_rows {
-            LogitRows::None => None,
-            LogitRows::Last => Some(model.head(&hidden.slice(n - 1, 1), trace)),
-            LogitRows::All => Some(model.head(&hidden, trace)),
-        };
-        if trace.wants(None, Stage::Logits) {
-            let rows = match &logits {
-                Some(logits) if logits.n_rows() >= n - first => {
-                    logits.slice(logits.n_rows() - (n - first), n - first)
-                }
-                _ => model.head(&hidden.slice(first, n - first), trace),
-            };
-            trace.record(
-                None,
-                Stage::Logits,
-                Value::f32([n - first, rows.width()], rows.read()?),
-            );
-        }
-        trace.end();
-        Ok(Output {
-            hidden: hidden.into(),
-            logits: logits.map(Into::into),
+        Err(Error::Setting {
+            name: "MTP".into(),
+            found: "a checkpoint without an MTP layer".into(),
+            expected: "one with num_nextn_predict_layers 1 and its tensors".into(),
         })
     }
 
     /// Refuses knobs that this model does not have.
     pub(crate) fn check_options(&self, options: &ForwardOptions) -> Result<()> {
         let on_gpu = self.is_on_gpu();
+        let needs_indexer = "a model with an indexer: this one attends to everything";
+        let refused = |name: &str, found: String, expected: &str| {
+            Err(Error::Setting {
+                name: name.into(),
+                found,
+                expected: expected.into(),
+            })
+        };
         if on_gpu && options.mha_prefill {
-            return Err(Error::Setting {
-                name: "attention form".into(),
-                found: "the expanded (MHA) form".into(),
-                expected: "the absorbed form: GPUs have no other".into(),
-            });
+            let expected = "the absorbed form: GPUs have no other";
+            return refused("attention form", "the expanded (MHA) form".into(), expected);
         }
         if options.selector != Selector::Indexer {
-            let expected = match &self.config.indexer {
-                None => Some("a model with an indexer: this one attends to everything"),
-                Some(_) if on_gpu => Some("indexer: GPUs have no other"),
-                Some(_) => None,
-            };
-            if let Some(expected) = expected {
-                return Err(Error::Setting {
-                    name: "selector".into(),
-                    found: options.selector.name().into(),
-                    expected: expected.into(),
-                });
+            let found = options.selector.name().to_owned();
+            if self.config.indexer.is_none() {
+                return refused("selector", found, needs_indexer);
+            }
+            if on_gpu {
+                return refused("selector", found, "indexer: GPUs have no other");
             }
         }
         if let Some(k) = options.index_topk {
             let expected = match &self.config.indexer {
-                None => Some("a model with an indexer: this one attends to everything"),
+                None => Some(needs_indexer),
                 Some(_) if k == 0 => Some("at least 1"),
                 Some(_) if on_gpu && k > MAX_TOP_K => Some("at most 2048 on a GPU"),
                 Some(_) => None,
             };
             if let Some(expected) = expected {
-                return Err(Error::Setting {
-                    name: "index_topk".into(),
-                    found: k.to_string(),
-                    expected: expected.into(),
-                });
+                return refused("index_topk", k.to_string(), expected);
             }
         }
         options
@@ -372,12 +310,11 @@ impl Model {
     }
 }
 
-impl OpsModel {
-    fn head(&self, hidden: &Rows, trace: &mut Trace) -> Rows {
-        let clock = trace.clock();
-        let [logits] = linear(hidden, [&self.lm_head]);
-        trace.timed(clock, "head", None, || self.lm_head.resident_bytes());
-        logits
+/// After a pass: every layer has the tokens of the span, or none has.
+fn keep_or_forget(span: &mut Span, kept: bool) {
+    match kept {
+        true => span.cache.advanced(span.ids.len()),
+        false => span.cache.truncate(span.cache.n_tokens()),
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::cache::{Cache, CacheBytes, CacheFormat};
 use crate::config::MoeConfig;
-use crate::model::{ForwardOptions, LogitRows, Model, Output, Records};
+use crate::model::{ForwardOptions, LogitRows, Model, Output, Span};
+use crate::pass::Records;
 use crate::replay::{RouteTrace, SelectionTrace};
 use crate::sampler::{DeviceDraw, Picked};
 use crate::trace::{Frame, Trace, Watch, WatchedRows};
@@ -312,20 +313,20 @@ impl Session {
         } else {
             Trace::off()
         };
-        let mut records = Records {
-            routes: self.routes.as_mut(),
-            selections: self.selections.as_mut(),
-        };
-        let result = self.model.forward(
+        let span = Span {
             ids,
-            &mut self.cache,
-            &self.forward,
-            rows,
-            &mut records,
-            &mut trace,
-        );
+            cache: &mut self.cache,
+            options: &self.forward,
+            logit_rows: rows,
+            records: Records {
+                routes: self.routes.as_mut(),
+                selections: self.selections.as_mut(),
+            },
+            trace: &mut trace,
+        };
+        let result = self.model.forward(&mut [span]);
         let output = match result {
-            Ok(output) => output,
+            Ok(mut outputs) => outputs.remove(0),
             Err(error) => {
                 self.forget_records();
                 return Err(error);

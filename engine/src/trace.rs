@@ -354,7 +354,9 @@ impl Trace {
         layer: impl Into<Option<usize>>,
         bytes: impl FnOnce() -> usize,
     ) {
-        let Some(clock) = clock else { return };
+        let Some(clock) = clock.filter(|_| self.times()) else {
+            return;
+        };
         let duration = Some(clock.elapsed());
         debug_assert!(
             CPU_OPS.iter().any(|(name, _)| *name == op),

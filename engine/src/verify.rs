@@ -13,10 +13,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::Result;
-use crate::cache::CacheFormat;
-use crate::cpu::{KeyFormat, LatentFormat};
+use crate::cache::{CacheFormat, KeyFormat, LatentFormat};
 use crate::device::Device;
-use crate::model::{ForwardOptions, Model};
+use crate::model::{ForwardOptions, LogitRows, Model};
 use crate::session::{Session, SessionOptions};
 use crate::trace::{Trace, Watch, WatchedRows};
 
@@ -189,7 +188,8 @@ pub fn verify(
         let mut cache = model.new_mtp_cache(cache_format)?;
         let mut trace = Trace::new(Watch::everything(WatchedRows::All));
         let next_ids = oracle.ids("mtp.next_ids", folder)?;
-        model.forward_mtp(&hidden, &next_ids, &mut cache, forward, &mut trace)?;
+        let rows = LogitRows::All;
+        model.forward_mtp(&hidden, &next_ids, &mut cache, forward, rows, &mut trace)?;
         compare.pass("mtp.", n_layers..n_layers + 1, &[trace.take()]);
     }
     Ok(Report {

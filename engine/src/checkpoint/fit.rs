@@ -3,16 +3,13 @@
 use std::collections::HashMap;
 
 use super::{Checkpoint, StoredTensor, StoredType};
-use crate::config::{Config, TensorKind, TensorSpec};
+use crate::config::{Config, FP8_BLOCK, TensorKind, TensorSpec};
 
 /// So many problems are spelled out. The rest is counted: a wrong config misfits every tensor.
 const MAX_LISTED: usize = 50;
 
 /// Ending of the name of a matrix's FP8 scales.
 const SCALES: &str = "_scale_inv";
-
-/// Side of the square of FP8 weights that share a scale.
-const BLOCK: usize = 128;
 
 /// Whether a tensor may be there although nothing asks for it: buffers that old versions of
 /// transformers stored and that follow from the config.
@@ -104,7 +101,7 @@ fn check(
         return;
     }
     let scales = format!("{name}{SCALES}");
-    let blocks: Vec<usize> = shape.iter().map(|side| side.div_ceil(BLOCK)).collect();
+    let blocks: Vec<usize> = shape.iter().map(|side| side.div_ceil(FP8_BLOCK)).collect();
     match checkpoint.get(&scales) {
         None => problem(
             &scales,

@@ -2,13 +2,15 @@
 
 use shaders::{absorb, attend, attend_merge, index_query, index_scores, latents, top_k};
 
-use super::forward::{Columns, GpuModel, GpuPass, LATENT_EPS, Step};
+use super::body::LayerCache;
+use super::caches::{KeyBuffer, LatentBuffer};
+use super::forward::{Columns, GpuModel, GpuPass, Step};
 use super::launch::{Buffer, Gpu};
 use super::layer::{Attention, Layer};
 use super::watch;
 use crate::Result;
-use crate::cache::{KeyStore, LatentStore, LayerCache};
-use crate::ops::WORKSPACE_BYTES;
+use crate::config::LATENT_EPS;
+use crate::pass::WORKSPACE_BYTES;
 use crate::trace::Stage;
 
 /// What reading the latents leaves: the result, and what inspectors need to look at weights.
@@ -46,13 +48,13 @@ impl GpuModel {
             offset: 0,
         };
         let projected = self.project(weights, input, n, asks)?;
-        let (latent, mut keys) = stores(cache);
+        let LayerCache { latent, keys } = cache;
         let most = config.max_position_embeddings;
         latent.grow(n, most)?;
-        if let Some(keys) = &mut keys {
+        if let Some(keys) = keys {
             keys.grow(n, most)?;
         }
-        self.latents(weights, &projected, latent, keys.as_deref(), step, pass)?;
+        self.latents(weights, &projected, latent, keys.as_ref(), step, pass)?;
         let from = match config.q_lora_rank {
             Some(_) => Columns {
                 buffer: &projected,
@@ -64,7 +66,7 @@ impl GpuModel {
         let q = self.queries(weights, from, n, asks)?;
 
         let mut index = None;
-        if let (true, Some(keys)) = (asks, keys.as_deref()) {
+        if let (true, Some(keys)) = (asks, keys.as_ref()) {
             let asked = self.index_query(weights, &q, &projected, keys, step, pass)?;
             if let (true, Some(k)) = (sparse, step.k) {
                 step.selection = Some(self.select(&asked, keys, k, step, pass)?);
@@ -97,7 +99,7 @@ impl GpuModel {
             first: pass.trace.first_row(n),
             k: read.call.k,
         };
-        watched.record_selection(selection, index.as_ref(), keys.as_deref(), pass.trace)?;
+        watched.record_selection(selection, index.as_ref(), keys.as_ref(), pass.trace)?;
         watched.record_weights(
             &read.call,
             read.splits,
@@ -154,7 +156,7 @@ impl GpuModel {
         &self,
         weights: &Attention,
         q: &Buffer,
-        latent: &super::LatentBuffer,
+        latent: &LatentBuffer,
         selection: Option<&Buffer>,
         step: &Step,
         pass: &GpuPass,
@@ -240,8 +242,8 @@ impl GpuModel {
         &self,
         weights: &Attention,
         projected: &Buffer,
-        latent: &super::LatentBuffer,
-        keys: Option<&super::KeyBuffer>,
+        latent: &LatentBuffer,
+        keys: Option<&KeyBuffer>,
         step: &Step,
         pass: &GpuPass,
     ) -> Result<()> {
@@ -250,7 +252,7 @@ impl GpuModel {
         let indexer = config.indexer.as_ref().filter(|_| keys.is_some());
         let call = latents::Call {
             latent: latent.format(),
-            keys: keys.map_or(0, super::KeyBuffer::format),
+            keys: keys.map_or(0, KeyBuffer::format),
             interleaved: indexer.is_some_and(|sizes| sizes.indexer_rope_interleave),
             tokens: step.n,
             position: pass.position,
@@ -275,7 +277,7 @@ impl GpuModel {
                 &weights.norms,
                 &step.angles,
                 latent.buffer(),
-                keys.map_or(self.gpu.unused(0), super::KeyBuffer::buffer),
+                keys.map_or(self.gpu.unused(0), KeyBuffer::buffer),
             ],
         )
     }
@@ -285,7 +287,7 @@ impl GpuModel {
         weights: &Attention,
         q: &Buffer,
         projected: &Buffer,
-        keys: &super::KeyBuffer,
+        keys: &KeyBuffer,
         step: &Step,
         pass: &GpuPass,
     ) -> Result<IndexQuery> {
@@ -324,7 +326,7 @@ impl GpuModel {
     fn select(
         &self,
         asked: &IndexQuery,
-        keys: &super::KeyBuffer,
+        keys: &KeyBuffer,
         k: usize,
         step: &Step,
         pass: &GpuPass,
@@ -373,7 +375,7 @@ impl IndexQuery {
     pub(super) fn scores(
         &self,
         gpu: &Gpu,
-        keys: &super::KeyBuffer,
+        keys: &KeyBuffer,
         scores: &Buffer,
         tokens: usize,
         first_row: usize,
@@ -394,19 +396,6 @@ impl IndexQuery {
             &[&self.q, &self.w, keys.buffer(), scores],
         )
     }
-}
-
-/// The caches of a layer in this module's form.
-fn stores(cache: &mut LayerCache) -> (&mut super::LatentBuffer, Option<&mut super::KeyBuffer>) {
-    let LatentStore::Gpu(latent) = &mut cache.latent else {
-        unreachable!("a GPU model makes GPU caches");
-    };
-    let keys = match &mut cache.keys {
-        Some(KeyStore::Gpu(keys)) => Some(keys),
-        Some(_) => unreachable!("a GPU model makes GPU caches"),
-        None => None,
-    };
-    (latent, keys)
 }
 
 impl Attention {

@@ -7,7 +7,7 @@ use shaders::{copy_words, key_cache, latent_cache};
 
 use super::launch::{Buffer, Gpu};
 use crate::Result;
-use crate::cpu::{KeyFormat, LatentFormat};
+use crate::cache::{KeyFormat, LatentFormat};
 
 /// Tokens of a new cache. A multiple of every page.
 const FIRST_TOKENS: usize = 1024;
@@ -93,6 +93,23 @@ impl Growing {
         self.n_tokens = self.n_tokens.min(n_tokens);
     }
 
+    /// A copy on the device.
+    fn fork(&self) -> Result<Self> {
+        let mut fork = Self::new(self.gpu.clone(), self.words);
+        if let Some(from) = &self.buffer {
+            let to = self.gpu.empty(from.n_words());
+            let call = copy_words::Call {
+                n: from.n_words(),
+                from_offset: 0,
+                to_offset: 0,
+            };
+            let dispatch = copy_words::dispatch(&call, self.gpu.tuning());
+            self.gpu.launch(dispatch, &[from, &to])?;
+            (fork.buffer, fork.capacity, fork.n_tokens) = (Some(to), self.capacity, self.n_tokens);
+        }
+        Ok(fork)
+    }
+
     fn bytes(&self) -> usize {
         self.buffer
             .as_ref()
@@ -155,6 +172,13 @@ impl LatentBuffer {
         self.cache.buffer()
     }
 
+    pub(crate) fn fork(&self) -> Result<Self> {
+        Ok(Self {
+            cache: self.cache.fork()?,
+            format: self.format,
+        })
+    }
+
     pub(crate) fn truncate(&mut self, n_tokens: usize) {
         self.cache.truncate(n_tokens);
     }
@@ -185,6 +209,13 @@ impl KeyBuffer {
 
     pub(crate) fn buffer(&self) -> &Buffer {
         self.cache.buffer()
+    }
+
+    pub(crate) fn fork(&self) -> Result<Self> {
+        Ok(Self {
+            cache: self.cache.fork()?,
+            format: self.format,
+        })
     }
 
     pub(crate) fn truncate(&mut self, n_tokens: usize) {

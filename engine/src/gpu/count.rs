@@ -3,13 +3,14 @@
 
 use shaders::{Tuning, key_cache, latent_cache};
 
-use super::{Gpu, GpuModel, GpuPass, Profile, Shapes, WeightSource};
+use super::body::new_caches;
+use super::forward::GpuPass;
+use super::{Gpu, GpuModel, Profile, Shapes, WeightSource};
 use crate::Result;
-use crate::cache::{Cache, CacheFormat, KeyStore, LatentStore};
+use crate::cache::CacheFormat;
 use crate::config::{Config, Part};
-use crate::device::{Device, DeviceInfo, DeviceKind, Place};
-use crate::model::{ForwardOptions, LogitRows, Records};
-use crate::ops::rope::Rope;
+use crate::pass::{ForwardOptions, LogitRows, Records};
+use crate::rope::Rope;
 use crate::trace::Trace;
 
 /// What is counted.
@@ -41,44 +42,30 @@ pub fn count(config: &Config, call: &CountCall) -> Result<Profile> {
     let source = WeightSource::Shapes(Shapes::new(config));
     let model = GpuModel::load(gpu.clone(), &source, config, false, &mut |_| true)?
         .expect("nobody breaks off");
-    let device = Device {
-        info: DeviceInfo {
-            id: "counter".into(),
-            name: "counts launches".into(),
-            backend: "none".into(),
-            kind: DeviceKind::Reference,
-            driver: String::new(),
-            max_binding_bytes: Some(call.max_binding_bytes as u64),
-        },
-        place: Place::Gpu { gpu: gpu.clone() },
-    };
     let layers = 0..config.num_hidden_layers;
-    let mut cache = Cache::new(config, layers, &device, call.format)?;
-    for layer in &mut cache.layers {
+    let mut caches = new_caches(&gpu, config, layers, call.format)?;
+    for cache in &mut caches {
         let most = config.max_position_embeddings;
-        if let LatentStore::Gpu(latent) = &mut layer.latent {
-            latent.grow(call.position + call.tokens, most)?;
-            latent.truncate(call.position);
-        }
-        if let Some(KeyStore::Gpu(keys)) = &mut layer.keys {
+        cache.latent.grow(call.position + call.tokens, most)?;
+        cache.latent.truncate(call.position);
+        if let Some(keys) = &mut cache.keys {
             keys.grow(call.position + call.tokens, most)?;
             keys.truncate(call.position);
         }
     }
-    let angles = Rope::new(config).angles(call.position, call.tokens, &device.place);
+    let angles = Rope::new(config).angles(call.position..call.position + call.tokens);
     let mut trace = Trace::off();
-    let mut records = Records::default();
     let mut pass = GpuPass {
         config,
         options: &call.options,
         position: call.position,
         angles: &angles,
-        records: &mut records,
+        records: Records::default(),
         trace: &mut trace,
     };
     gpu.start_profile(false);
     let ids = vec![0; call.tokens];
-    model.forward(&ids, &mut cache.layers, LogitRows::Last, &mut pass)?;
+    GpuModel::forward(&model, &ids, &mut caches, LogitRows::Last, &mut pass)?;
     Ok(gpu.take_profile().expect("started above"))
 }
 

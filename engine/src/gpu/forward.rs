@@ -5,6 +5,7 @@
 
 use shaders::{add_norm, embed, matmul, matvec};
 
+use super::body::{LayerCache, wanted};
 use super::launch::{Buffer, Gpu};
 use super::layer::{FeedForward, Layer, upload_floats};
 use super::rows::GpuRows;
@@ -12,17 +13,14 @@ use super::sizes::check_sizes;
 use super::watch;
 use super::weights::{Packed, WeightSource};
 use crate::Result;
-use crate::cache::LayerCache;
 use crate::config::Config;
-use crate::model::{ForwardOptions, LogitRows, Output, Records};
-use crate::ops::rope::Angles;
+use crate::model::{ForwardOptions, LogitRows, Output, OutputRows};
+use crate::pass::Records;
+use crate::rope::{Angles, Rope};
 use crate::trace::{Stage, Trace};
 
 /// Most tokens that go through the matrix-vector kernels; more take the tiled ones.
 pub(super) const FEW_TOKENS: usize = 8;
-
-/// eps of the norms within attention: fixed in the reference, whatever `rms_norm_eps` says.
-pub(super) const LATENT_EPS: f32 = 1e-6;
 
 /// A model on a wgpu device.
 #[derive(Debug)]
@@ -33,6 +31,7 @@ pub(crate) struct GpuModel {
     norm: Buffer,
     lm_head: Packed,
     mtp: Option<GpuMtp>,
+    pub(super) rope: Rope,
 }
 
 #[derive(Debug)]
@@ -45,13 +44,13 @@ struct GpuMtp {
 }
 
 /// What one forward pass is asked for.
-pub(crate) struct GpuPass<'a, 'r> {
+pub(crate) struct GpuPass<'a> {
     pub config: &'a Config,
     pub options: &'a ForwardOptions,
     /// Position of the first token.
     pub position: usize,
     pub angles: &'a Angles,
-    pub records: &'a mut Records<'r>,
+    pub records: Records<'a>,
     pub trace: &'a mut Trace,
 }
 
@@ -123,6 +122,7 @@ impl GpuModel {
             norm: vector("model.norm.weight")?,
             lm_head: Packed::new(&gpu, &source.matrix(head)?),
             mtp,
+            rope: Rope::new(config),
             gpu,
         }))
     }
@@ -204,12 +204,13 @@ impl GpuModel {
                 hidden.check()?;
                 None
             }
-            LogitRows::Last => logits.map(|logits| logits.last()),
-            LogitRows::All => logits,
+            LogitRows::Last | LogitRows::All => {
+                logits.map(|logits| wanted(OutputRows::new(logits), logit_rows))
+            }
         };
         Ok(Output {
-            hidden: hidden.into(),
-            logits: logits.map(Into::into),
+            hidden: OutputRows::new(hidden),
+            logits,
         })
     }
 
@@ -219,8 +220,9 @@ impl GpuModel {
         hidden: &GpuRows,
         next_ids: &[u32],
         cache: &mut LayerCache,
+        logit_rows: LogitRows,
         pass: &mut GpuPass,
-    ) -> Result<GpuRows> {
+    ) -> Result<Option<GpuRows>> {
         let mtp = self.mtp.as_ref().expect("the caller found an MTP layer");
         let config = pass.config;
         let (n, width, eps) = (next_ids.len(), config.hidden_size, config.rms_norm_eps);
@@ -260,12 +262,23 @@ impl GpuModel {
         self.add_norm(&x, Some(&delta), &mtp.shared_head_norm, eps, n, width, to)?;
         self.gpu.enter_layer(None);
         let normed = self.rows(normed, n, width, &step);
-        let logits = self.head(&normed, 0, &step, config)?;
-        if pass.trace.wants(None, Stage::Logits) {
-            let first = pass.trace.first_row(n);
-            watch::record_rows(pass.trace, Stage::Logits, &logits, first)?;
+        let first = pass.trace.first_row(n);
+        let wants_logits = pass.trace.wants(None, Stage::Logits);
+        let from = match logit_rows {
+            LogitRows::All => Some(0),
+            LogitRows::Last if !wants_logits => Some(n - 1),
+            LogitRows::None if !wants_logits => None,
+            LogitRows::Last | LogitRows::None => Some(first),
+        };
+        let Some(from) = from else {
+            normed.check()?;
+            return Ok(None);
+        };
+        let logits = self.head(&normed, from, &step, config)?;
+        if wants_logits {
+            watch::record_rows(pass.trace, Stage::Logits, &logits, first - from)?;
         }
-        Ok(logits)
+        Ok((logit_rows != LogitRows::None).then_some(logits))
     }
 
     fn step(&self, n: usize, pass: &GpuPass) -> Step {

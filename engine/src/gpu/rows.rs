@@ -15,7 +15,6 @@ pub struct GpuRows {
     n_rows: usize,
     width: usize,
     stride: usize,
-    first: usize,
     status: Buffer,
 }
 
@@ -36,7 +35,6 @@ impl GpuRows {
             n_rows,
             width,
             stride: width,
-            first: 0,
             status,
         }
     }
@@ -57,20 +55,13 @@ impl GpuRows {
         self.width
     }
 
-    pub(crate) fn slice(&self, first: usize, n_rows: usize) -> Self {
-        assert!(
-            first + n_rows <= self.n_rows,
-            "a slice lies within its rows"
-        );
+    /// Other rows that the same pass made.
+    pub(crate) fn with_buffer(&self, buffer: Buffer, n_rows: usize) -> Self {
         Self {
-            first: self.first + first,
+            buffer,
             n_rows,
             ..self.clone()
         }
-    }
-
-    pub(crate) fn last(&self) -> Self {
-        self.slice(self.n_rows - 1, 1)
     }
 
     /// Waits for the pass and says whether it went well.
@@ -78,13 +69,12 @@ impl GpuRows {
         check_status(&self.gpu.read(&self.status)?)
     }
 
-    /// Lets the device choose among the logits of the only row, which follow token `position`.
-    pub(crate) fn pick(&self, draw: &DeviceDraw, position: usize) -> Result<Picked> {
-        assert_eq!(self.n_rows, 1, "one row of logits gives one token");
+    /// Lets the device choose among the logits of `row`, which follow token `position`.
+    pub(crate) fn pick(&self, row: usize, draw: &DeviceDraw, position: usize) -> Result<Picked> {
         let picked = self.gpu.empty(8);
         let call = sample::Call {
             vocab: self.width,
-            logits_offset: self.first * self.stride,
+            logits_offset: row * self.stride,
             temperature: draw.temperature,
             top_p: draw.top_p,
             uniform: draw.uniform,
@@ -119,13 +109,14 @@ impl GpuRows {
         })
     }
 
-    pub(crate) fn read(&self) -> Result<Vec<f32>> {
+    /// Rows `first..first + n`, row-major.
+    pub(crate) fn read(&self, first: usize, n: usize) -> Result<Vec<f32>> {
         let read = self.gpu.read_all([&self.status, &self.buffer])?;
         check_status(&read[0])?;
         Ok(read[1]
             .chunks_exact(self.stride)
-            .skip(self.first)
-            .take(self.n_rows)
+            .skip(first)
+            .take(n)
             .flat_map(|row| row[..self.width].iter().map(|&word| f32::from_bits(word)))
             .collect())
     }

@@ -4,7 +4,7 @@ use shaders::index_row::MOST_CHANNELS;
 use shaders::route;
 
 use crate::config::Config;
-use crate::ops::WORKSPACE_BYTES;
+use crate::pass::WORKSPACE_BYTES;
 use crate::{Error, Result};
 
 /// Largest `index_topk` of the top-k kernel.

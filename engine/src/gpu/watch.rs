@@ -2,14 +2,14 @@
 
 use shaders::{attend, attend_weights};
 
-use super::KeyBuffer;
 use super::attention::IndexQuery;
+use super::caches::KeyBuffer;
 use super::feed_forward::Routes;
 use super::forward::GpuPass;
 use super::launch::{Buffer, Gpu};
 use super::rows::GpuRows;
 use crate::Result;
-use crate::ops::WORKSPACE_BYTES;
+use crate::pass::WORKSPACE_BYTES;
 use crate::trace::{Stage, Trace, Value};
 
 /// Records rows `first..` as a stage of the whole model.
@@ -20,7 +20,7 @@ pub(super) fn record_rows(
     first: usize,
 ) -> Result<()> {
     let width = rows.width();
-    let values = rows.read()?[first * width..].to_vec();
+    let values = rows.read(first, rows.n_rows() - first)?;
     trace.record(
         None,
         stage,

@@ -89,7 +89,7 @@ impl WeightSource<'_> {
                     });
                 }
                 let scales = match tensor.dtype {
-                    StoredType::F8E4M3 => Some(crate::weight::floats(&find(
+                    StoredType::F8E4M3 => Some(crate::host::floats(&find(
                         checkpoint,
                         &format!("{name}_scale_inv"),
                     )?)),
@@ -117,7 +117,7 @@ impl WeightSource<'_> {
     /// The vector `name` as `f32`; zeros when counting.
     pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>> {
         match self {
-            Self::Checkpoint(checkpoint) => Ok(crate::weight::floats(&find(checkpoint, name)?)),
+            Self::Checkpoint(checkpoint) => Ok(crate::host::floats(&find(checkpoint, name)?)),
             Self::Shapes(shapes) => Ok(vec![0.0; shapes.get(name)?[0]]),
         }
     }

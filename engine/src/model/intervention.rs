@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::{ForwardOptions, Selector};
 use crate::config::Config;
-use crate::cpu::{Forced, Selection};
 use crate::replay::{RouteTrace, SelectionTrace};
+use crate::selection::{Forced, Selection};
 use crate::{Error, Result};
 
 /// What a "what if" changes for the tokens that are fed under it. An empty one changes nothing, bit for
@@ -29,7 +29,7 @@ pub struct Intervention {
     /// layer that shares the selection of another ([`Config::selection_layer`]) shares its rules.
     pub layers: Option<BTreeSet<usize>>,
     /// Experts, as (layer, expert), that the gate does not choose, and that a replayed route does not
-    /// bring back: see [`crate::ops::gate::route`].
+    /// bring back: see [`crate::route::route`].
     pub experts_off: BTreeSet<(usize, usize)>,
     /// Routes to take where they know a token, instead of the gate's choice. Weights are this pass's.
     pub routes: Option<Arc<RouteTrace>>,
@@ -50,7 +50,7 @@ impl Intervention {
     }
 
     /// What is forced in `layer`, which selects for itself.
-    pub(super) fn forced(&self, layer: usize) -> Forced {
+    pub(crate) fn forced(&self, layer: usize) -> Forced {
         let holds = self
             .layers
             .as_ref()
@@ -65,7 +65,7 @@ impl Intervention {
     }
 
     /// The experts of `layer` that are switched off, ascending.
-    pub(super) fn off(&self, layer: usize) -> Vec<usize> {
+    pub(crate) fn off(&self, layer: usize) -> Vec<usize> {
         self.experts_off
             .range((layer, 0)..=(layer, usize::MAX))
             .map(|&(_, expert)| expert)
@@ -75,7 +75,7 @@ impl Intervention {
     /// What `n` tokens from `position` on read in `layer`, which selects for itself; `None` for
     /// everything up to each. `own` makes the model's own selection under `forced`, `None` where it
     /// reads everything; it is not called if all tokens are replayed.
-    pub(super) fn selection(
+    pub(crate) fn selection(
         &self,
         layer: usize,
         position: usize,

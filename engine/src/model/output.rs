@@ -1,12 +1,13 @@
 //! What a forward pass gives.
 
-use crate::Result;
-use crate::gpu::GpuRows;
-use crate::rows::Rows;
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::sampler::{DeviceDraw, Picked};
+use crate::{Error, Result};
 
 /// What a forward pass gives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Output {
     /// Residual stream after the final norm, `[tokens, hidden_size]`: what the MTP layer reads.
     pub hidden: OutputRows,
@@ -16,29 +17,45 @@ pub struct Output {
 
 /// One row of numbers a token, wherever the pass left them.
 #[derive(Clone, Debug)]
-pub struct OutputRows(pub(crate) Place);
+pub struct OutputRows {
+    body: Arc<dyn OutputBody>,
+    first: usize,
+    n_rows: usize,
+}
 
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    Rows(Rows),
-    Gpu(GpuRows),
+/// Rows in the form of one body.
+pub(crate) trait OutputBody: Any + std::fmt::Debug + Send + Sync {
+    /// `[rows, width]`.
+    fn shape(&self) -> [usize; 2];
+
+    /// Rows `first..first + n` on the host, row-major.
+    fn read(&self, first: usize, n: usize) -> Result<Vec<f32>>;
+
+    /// Lets the device choose a token by logits in `row`, which follow token `position`; `None` where
+    /// it has no way to.
+    fn pick(&self, _row: usize, _draw: &DeviceDraw, _position: usize) -> Option<Result<Picked>> {
+        None
+    }
 }
 
 impl OutputRows {
+    pub(crate) fn new(body: impl OutputBody) -> Self {
+        let [n_rows, _] = body.shape();
+        Self {
+            body: Arc::new(body),
+            first: 0,
+            n_rows,
+        }
+    }
+
     /// How many rows.
     pub fn n_rows(&self) -> usize {
-        match &self.0 {
-            Place::Rows(rows) => rows.n_rows(),
-            Place::Gpu(rows) => rows.n_rows(),
-        }
+        self.n_rows
     }
 
     /// Numbers in one row.
     pub fn width(&self) -> usize {
-        match &self.0 {
-            Place::Rows(rows) => rows.width(),
-            Place::Gpu(rows) => rows.width(),
-        }
+        self.body.shape()[1]
     }
 
     /// The numbers on the host, row-major. On a GPU this waits for all work before it.
@@ -47,38 +64,54 @@ impl OutputRows {
     /// The device failed, now or in work that was launched before, or a kernel met NaN where it had
     /// to choose.
     pub fn read(&self) -> Result<Vec<f32>> {
-        match &self.0 {
-            Place::Rows(rows) => rows.read(),
-            Place::Gpu(rows) => rows.read(),
-        }
+        self.body.read(self.first, self.n_rows)
     }
 
     /// Lets the device choose a token by its only row of logits, which follow token `position`; `None`
     /// where logits are on the host or in tensors.
     pub(crate) fn pick(&self, draw: &DeviceDraw, position: usize) -> Option<Result<Picked>> {
-        match &self.0 {
-            Place::Rows(_) => None,
-            Place::Gpu(rows) => Some(rows.pick(draw, position)),
-        }
+        assert_eq!(self.n_rows, 1, "one row of logits gives one token");
+        self.body.pick(self.first, draw, position)
     }
 
     /// Rows `first..first + n`.
     pub fn slice(&self, first: usize, n: usize) -> Self {
-        Self(match &self.0 {
-            Place::Rows(rows) => Place::Rows(rows.slice(first, n)),
-            Place::Gpu(rows) => Place::Gpu(rows.slice(first, n)),
+        assert!(first + n <= self.n_rows, "a slice lies within its rows");
+        Self {
+            body: self.body.clone(),
+            first: self.first + first,
+            n_rows: n,
+        }
+    }
+
+    /// The whole in the form of the body that made it, and the first row of this slice.
+    ///
+    /// # Errors
+    /// Another body did.
+    pub(crate) fn of<T: OutputBody>(&self) -> Result<(&T, usize)> {
+        let any: &dyn Any = &*self.body;
+        let found = any.downcast_ref().map(|body| (body, self.first));
+        found.ok_or_else(|| Error::Setting {
+            name: "MTP input".into(),
+            found: "hidden rows of a model on another device".into(),
+            expected: "rows that this model made".into(),
         })
     }
 }
 
-impl From<Rows> for OutputRows {
-    fn from(rows: Rows) -> Self {
-        Self(Place::Rows(rows))
-    }
+/// Rows on the host.
+#[derive(Debug)]
+pub(crate) struct HostRows {
+    pub data: Vec<f32>,
+    pub width: usize,
 }
 
-impl From<GpuRows> for OutputRows {
-    fn from(rows: GpuRows) -> Self {
-        Self(Place::Gpu(rows))
+impl OutputBody for HostRows {
+    fn shape(&self) -> [usize; 2] {
+        [self.data.len() / self.width, self.width]
+    }
+
+    fn read(&self, first: usize, n: usize) -> Result<Vec<f32>> {
+        Ok(self.data[first * self.width..][..n * self.width].to_vec())
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use crate::cpu::Selection;
+use crate::selection::Selection;
 
 /// Who chooses the positions that a token reads. A token sees itself and those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Selector {
 }
 
 /// The `k` last positions that each of `n` tokens from `position` on sees.
-pub(super) fn recent(position: usize, n: usize, k: usize) -> Selection {
+pub(crate) fn recent(position: usize, n: usize, k: usize) -> Selection {
     rows(position, n, k, |token| {
         let first = (token + 1).saturating_sub(k);
         (first..=token).collect()
@@ -47,7 +47,7 @@ pub(super) fn recent(position: usize, n: usize, k: usize) -> Selection {
 }
 
 /// `k` positions for each of `n` tokens from `position` on, drawn without replacement.
-pub(super) fn random(seed: u64, layer: usize, position: usize, n: usize, k: usize) -> Selection {
+pub(crate) fn random(seed: u64, layer: usize, position: usize, n: usize, k: usize) -> Selection {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&(layer as u64).to_le_bytes());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::misfit;
 use crate::Result;
 use crate::config::Config;
-use crate::cpu::Selection;
+use crate::selection::Selection;
 
 /// What each token read in each layer that selects for itself. Layers that share a selection have no
 /// rows: theirs are those of [`Config::selection_layer`].

@@ -11,7 +11,7 @@ pub struct OpTiming {
     pub op: &'static str,
     /// Its layer; `None` for embedding, final norm and head.
     pub layer: Option<usize>,
-    /// How long it took: measured on the CPU and the portable devices; on a GPU only while the model's
+    /// How long it took: measured on the CPU; on a GPU only while the model's
     /// launches are timed ([`crate::Model::start_profile`]), since waiting for each would slow all of
     /// them down.
     pub duration: Option<Duration>,
@@ -19,12 +19,12 @@ pub struct OpTiming {
     /// positions that it reads, once for each token that does; activations are not counted. On a GPU:
     /// what the kernels' plans say that they read and write.
     pub bytes: u64,
-    /// Kernels launched; 0 on the CPU and the portable devices.
+    /// Kernels launched; 0 on the CPU.
     pub launches: u32,
 }
 
-/// Names and meanings of the ops that are timed on the CPU and the portable devices, in the order of the
-/// forward pass.
+/// Names and meanings of the ops that are timed on the CPU, in the order of the forward pass. The portable
+/// devices, which are there to check, time the whole pass only.
 pub const CPU_OPS: &[(&str, &str)] = &[
     ("embed", "rows of the embedding"),
     ("norm", "norms of the residual stream"),

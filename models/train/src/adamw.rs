@@ -13,8 +13,8 @@ use burn::Tensor;
 use engine::config::TensorKind;
 
 use crate::Result;
-use crate::forward::read_one;
 use crate::net::Net;
+use crate::pass::read_one;
 use crate::recipe::OptimizerSettings;
 
 /// Gradients by name of the parameter.

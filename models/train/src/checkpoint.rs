@@ -14,14 +14,14 @@ use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
 use engine::config::TensorKind;
-use engine::weight::{Vector, Weight};
+use engine::host::{Weight, vector};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::adamw::AdamW;
-use crate::forward::read;
 use crate::net::Net;
+use crate::pass::read;
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
@@ -168,11 +168,10 @@ pub fn weights(folder: &Path, config: &Config, device: &Device, dtype: DType) ->
     let checkpoint = engine::Checkpoint::open(folder)?;
     checkpoint.fit(config)?;
     checkpoint.check_finite(&mut |_| ControlFlow::Continue(()))?;
-    let host = engine::Device::cpu();
     Net::from_values(config, device, dtype, |name, kind, _| {
         Ok(match kind {
-            TensorKind::Matrix => Weight::load(&checkpoint, name, &host)?.to_f32(),
-            TensorKind::Vector => Vector::load(&checkpoint, name, &host)?.values().to_vec(),
+            TensorKind::Matrix => Weight::load(&checkpoint, name)?.to_f32(),
+            TensorKind::Vector => vector(&checkpoint, name)?,
         })
     })
 }

@@ -7,13 +7,13 @@
 use std::path::Path;
 
 use engine::config::TensorKind;
-use engine::cpu::fp8;
+use engine::host::fp8;
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::checkpoint::write_whole;
-use crate::forward::read;
 use crate::net::Net;
+use crate::pass::read;
 use crate::{Error, Result};
 
 /// How matrices are stored.

@@ -1,8 +1,8 @@
 //! The recipe of DeepSeek-V3.2 in miniature: text, tokenizer, four kinds of training stage, export.
 //!
-//! The model is the engine's: its table of tensors ([`net`]) and its portable ops ([`forward`]), run on
-//! Burn's autodiff. [`data`] makes the text, [`recipe`] says what is trained on what, [`run`] is the
-//! loop, [`checkpoint`] what a killed run goes on from.
+//! The model is the engine's: its table of tensors ([`net`]) and its definition of the forward pass
+//! ([`pass`]), run on Burn's autodiff. [`data`] makes the text, [`recipe`] says what is trained on what,
+//! [`run`] is the loop, [`checkpoint`] what a killed run goes on from.
 
 pub mod adamw;
 pub mod bpe;
@@ -12,9 +12,9 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod export;
-pub mod forward;
 pub mod log;
 pub mod net;
+pub mod pass;
 pub mod random;
 pub mod recipe;
 pub mod run;

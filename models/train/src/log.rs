@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Progress, write_whole};
-use crate::forward::{PassStats, SelectionStats};
+use crate::pass::{PassStats, SelectionStats};
 use crate::{Error, Result};
 
 /// The file's name in the folder of a run.

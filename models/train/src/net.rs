@@ -1,7 +1,7 @@
 //! The parameters of a model in training: one tensor each, under their checkpoint names.
 //!
 //! The table of names and shapes is the engine's ([`engine::config`]), so that what is trained is
-//! what a checkpoint holds. Vectors are kept as `[1, width]`, which spares a second type everywhere.
+//! what a checkpoint holds. Vectors are `[1, width]`, as in [`Weights`].
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
 use engine::config::{Part, TensorKind};
+use engine::definition::Weights;
 
 use crate::random::Random;
 
@@ -114,7 +115,7 @@ impl Net {
     }
 
     /// The same parameters for one pass: those that `trains` says are leaves of a graph.
-    pub fn leaves(&self, trains: impl Fn(Role) -> bool) -> Leaves {
+    pub fn leaves(&self, trains: impl Fn(Role) -> bool) -> Weights {
         let leaf = |parameter: &Parameter| {
             if trains(parameter.role) {
                 parameter.tensor.clone().autodiff().require_grad()
@@ -123,7 +124,7 @@ impl Net {
             }
         };
         let tensors = self.parameters.iter();
-        Leaves(
+        Weights::new(
             tensors
                 .map(|(name, parameter)| (name.clone(), leaf(parameter)))
                 .collect(),
@@ -149,36 +150,5 @@ fn role(name: &str, part: Part) -> Role {
         (Part::Mtp, false) => Role::Mtp,
         (_, true) => Role::Indexer,
         (_, false) => Role::Main,
-    }
-}
-
-/// The parameters of one pass.
-#[derive(Debug)]
-pub struct Leaves(BTreeMap<String, Tensor<2>>);
-
-impl Leaves {
-    /// The matrix of that name.
-    pub fn matrix(&self, name: &str) -> Tensor<2> {
-        match self.0.get(name) {
-            Some(tensor) => tensor.clone(),
-            None => panic!("the table of tensors has no {name:?}: model and table disagree"),
-        }
-    }
-
-    /// The matrix as a weight of the engine's ops.
-    pub fn weight(&self, name: &str) -> engine::weight::Weight {
-        engine::weight::Weight::from_tensor(self.matrix(name))
-    }
-
-    /// The vector of that name, `[width]`.
-    pub fn vector(&self, name: &str) -> Tensor<1> {
-        let tensor = self.matrix(name);
-        let width = tensor.dims()[1];
-        tensor.reshape([width])
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor<2>)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{KINDS, Mixture};
-use crate::forward::AttentionMode;
 use crate::net::Role;
+use crate::pass::AttentionMode;
 use crate::{Error, Result};
 
 /// A recipe file.

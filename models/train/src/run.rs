@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use engine::Config;
+use engine::definition::Weights;
 use engine::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
@@ -15,9 +16,9 @@ use crate::adamw::{AdamW, Gradients};
 use crate::checkpoint::{self, Identity, Progress};
 use crate::curves::CURVES;
 use crate::data::{Corpus, Split};
-use crate::forward::{Batch, PassOptions, PassStats, forward};
 use crate::log::{LOG, Log, Record, SelectionRecord};
-use crate::net::{Leaves, Net, Role};
+use crate::net::{Net, Role};
+use crate::pass::{Batch, PassOptions, PassStats, forward};
 use crate::recipe::{Recipe, Stage, Weighted};
 use crate::{Error, Result};
 
@@ -83,7 +84,7 @@ impl Run {
         for (name, parameter) in &net.parameters {
             if parameter.role == Role::Balance {
                 let layer = layer_of(name);
-                biases.insert(layer, crate::forward::read(parameter.tensor.clone())?);
+                biases.insert(layer, crate::pass::read(parameter.tensor.clone())?);
             }
         }
         Ok(Self {
@@ -355,7 +356,7 @@ pub(crate) fn target_weights(weighted: Weighted, batches: &[Batch]) -> Vec<Vec<f
 }
 
 /// Gradients of the trained leaves.
-fn backward(leaves: &Leaves, surrogate: Option<burn::Tensor<1>>) -> Gradients {
+fn backward(leaves: &Weights, surrogate: Option<burn::Tensor<1>>) -> Gradients {
     let Some(surrogate) = surrogate else {
         return Gradients::new();
     };

@@ -15,11 +15,12 @@ mod steps;
 use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
+use engine::definition::Weights;
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::forward::{Batch, PassOptions, PassResult, forward};
-use crate::net::{Leaves, Net};
+use crate::net::Net;
+use crate::pass::{Batch, PassOptions, PassResult, forward};
 use crate::random::Random;
 use crate::recipe::Weighted;
 use crate::run::target_weights;
@@ -108,7 +109,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 /// A pass over a batch that is all of a step.
 fn pass(
     net: &Net,
-    leaves: &Leaves,
+    leaves: &Weights,
     batch: &Batch,
     options: PassOptions,
     biases: &(dyn Fn(usize) -> Vec<f32> + Sync),

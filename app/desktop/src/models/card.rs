@@ -1,6 +1,6 @@
 //! What a checkpoint is and what it takes to run it, read without loading it.
 
-use engine::cpu::{KeyFormat, LatentFormat};
+use engine::cache::{KeyFormat, LatentFormat};
 use engine::{Config, Result, Source};
 
 /// Context lengths whose cost is shown, as far as the model holds them; its own limit comes last.

@@ -5,7 +5,7 @@ use shaders::key_cache;
 use super::numbers::{BLOCK, Fp8Block, dot, float, floats, set, set_all};
 use super::packed::key;
 use super::{Asked, bound};
-use crate::cpu;
+use crate::selection;
 
 /// Heads turned, for FP8 keys transformed and rounded as keys are; head weights scaled.
 pub(super) fn index_query(asked: &Asked, buffers: &mut [Vec<u32>]) {
@@ -98,7 +98,7 @@ pub(super) fn top_k(asked: &Asked, buffers: &mut [Vec<u32>]) {
             status[0] = status[0].max(0x8000_0000 - position);
             (0..k as i32).collect()
         } else {
-            cpu::top_k(&row, k)
+            selection::top_k(&row, k)
         };
         let to = (asked.size("first_row") + token) * k;
         for (slot, position) in chosen.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Numbers in words: `f32`, bf16, f16 and e4m3, and the blocks of e4m3 that share a scale.
 
-use crate::cpu::fp8;
+use crate::host::fp8;
 
 /// Channels that share a scale in FP8 caches.
 pub(super) const BLOCK: usize = 128;

@@ -3,7 +3,7 @@
 //! Attention is dense, so that the weights are those of a model that saw everything; the indexer's
 //! scores of the same token say what it would have read. This is what its training aims at.
 
-use engine::cpu::top_k;
+use engine::selection::top_k;
 use engine::trace::{Frame, Stage, Watch};
 use serde::Serialize;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device};
-use engine::cpu::fp8;
+use engine::host::fp8;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn fp8_codes_are_within_half_a_step() {
     let (mut n_fp8, mut ragged) = (0, Vec::new());
     for (name, parameter) in &net.parameters {
         let view = tensors.tensor(name).unwrap();
-        let values = crate::forward::read(parameter.tensor.clone()).unwrap();
+        let values = crate::pass::read(parameter.tensor.clone()).unwrap();
         if view.dtype() != Dtype::F8_E4M3 {
             continue;
         }
@@ -169,7 +169,7 @@ fn f32_is_exact() {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(tensors.len(), net.parameters.len());
     for (name, parameter) in &net.parameters {
-        let values = crate::forward::read(parameter.tensor.clone()).unwrap();
+        let values = crate::pass::read(parameter.tensor.clone()).unwrap();
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         assert!(tensors.tensor(name).unwrap().data() == bytes, "{name}");
     }
@@ -180,7 +180,7 @@ fn f32_is_exact() {
 fn a_run_begins_with_the_weights_of_a_checkpoint() {
     let numbers = |net: &Net, name: &str| {
         let tensor = net.parameters[name].tensor.clone();
-        crate::forward::read(tensor).unwrap()
+        crate::pass::read(tensor).unwrap()
     };
     for json in [config_json(), wide()] {
         for &(of_store, store) in STORES {

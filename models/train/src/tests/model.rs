@@ -6,8 +6,8 @@ use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 
 use super::{batch, config, config_json, net, pass, tensor, values};
-use crate::forward::{AttentionMode, Batch, PassOptions, PassStats, forward};
 use crate::net::{Net, Role};
+use crate::pass::{AttentionMode, Batch, PassOptions, PassStats, forward};
 use crate::random::Random;
 use crate::recipe::Weighted;
 use crate::run::target_weights;

@@ -2,17 +2,13 @@
 
 use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
-use engine::Config;
-use engine::config::{MoeConfig, Scoring};
-use engine::cpu::Heads;
-use engine::ops::attention::mha_portable;
-use engine::ops::experts::{Mlp, experts_portable, mlp_portable};
-use engine::ops::gate::weights_portable;
-use engine::ops::norm::{layer_norm_portable, rms_norm_portable};
-use engine::ops::rope::{Layout, Rope, portable as rope};
-use engine::ops::softmax::softmax;
-use engine::ops::{index, linear};
-use engine::weight::Weight;
+use engine::config::{Heads, MoeConfig, Scoring};
+use engine::definition::ops::{
+    Angles, Mlp, attend_expanded, experts, gate_weights, index_scores as scores, layer_norm,
+    linear, mlp as feed_forward, rms_norm, rope,
+};
+use engine::definition::softmax;
+use engine::rope::{Layout, Rope};
 
 use super::{config, config_json, tensor, values};
 use crate::random::Random;
@@ -116,16 +112,16 @@ fn softmax_of_masked_scores_has_no_gradient_where_masked() {
 fn linear_and_norms() {
     for seed in SEEDS {
         check("linear", seed, &inputs(seed, [[3, 5], [7, 5]]), |x| {
-            linear::portable(x[0].clone(), &Weight::from_tensor(x[1].clone()))
+            linear(x[0].clone(), x[1].clone())
         });
         check("rms_norm", seed, &inputs(seed, [[3, 5], [1, 5]]), |x| {
-            rms_norm_portable(x[0].clone(), vector(&x[1]), 1e-6)
+            rms_norm(x[0].clone(), vector(&x[1]), 1e-6)
         });
         check(
             "layer_norm",
             seed,
             &inputs(seed, [[3, 5], [1, 5], [1, 5]]),
-            |x| layer_norm_portable(x[0].clone(), vector(&x[1]), vector(&x[2]), 1e-6),
+            |x| layer_norm(x[0].clone(), vector(&x[1]), vector(&x[2]), 1e-6),
         );
     }
     // A row of zeros: only eps keeps the root finite. A wide eps keeps the difference exact there.
@@ -135,16 +131,16 @@ fn linear_and_norms() {
         "rms_norm of zeros",
         6,
         &[zeros.clone(), weight.clone()],
-        |x| rms_norm_portable(x[0].clone(), vector(&x[1]), 0.1),
+        |x| rms_norm(x[0].clone(), vector(&x[1]), 0.1),
     );
     check("layer_norm of zeros", 6, &[zeros, weight, bias], |x| {
-        layer_norm_portable(x[0].clone(), vector(&x[1]), vector(&x[2]), 0.1)
+        layer_norm(x[0].clone(), vector(&x[1]), vector(&x[2]), 0.1)
     });
 }
 
 #[test]
 fn rope_in_both_layouts() {
-    let config: Config = config(&config_json());
+    let config = config(&config_json());
     let (sequences, n, half) = (2, 3, config.qk_rope_head_dim / 2);
     for seed in SEEDS {
         for (interleaved, offset, after) in
@@ -158,7 +154,10 @@ fn rope_in_both_layouts() {
                 interleaved,
             };
             let x = inputs(seed, [[sequences * n, width]]);
-            let angles = Rope::new(&config).angles_of_sequences(sequences, n, &x[0]);
+            let positions = (0..sequences).flat_map(|_| 0..n);
+            let angles = Rope::new(&config).angles(positions);
+            let kind = (&Device::flex(), DType::F64);
+            let angles = Angles::new(angles, sequences * n, kind);
             check("rope", seed, &x, |x| rope(x[0].clone(), &angles, layout));
         }
     }
@@ -195,7 +194,7 @@ fn attention_of_several_sequences() {
         );
         let attend = |x: &[Tensor<2>]| {
             let [q, kv, k_pe] = [0, 1, 2].map(|at| x[at].clone());
-            mha_portable(heads, sequences, q, kv, k_pe, mask.clone())
+            attend_expanded(heads, sequences, q, kv, k_pe, mask.clone())
         };
         check("attention", seed, &x, |x| attend(x).0);
         // And through the weights, which the portable form gives as well.
@@ -212,7 +211,7 @@ fn attention_of_several_sequences() {
 }
 
 fn mlp(x: &[Tensor<2>]) -> Mlp {
-    let weight = |at: usize| Weight::from_tensor(x[at].clone());
+    let weight = |at: usize| x[at].clone();
     Mlp {
         gate_proj: weight(0),
         up_proj: weight(1),
@@ -225,7 +224,7 @@ fn feed_forwards() {
     for seed in SEEDS {
         let x = inputs(seed, [[3, 5], [4, 5], [4, 5], [5, 4]]);
         check("mlp", seed, &x, |x| {
-            mlp_portable(x[0].clone(), &mlp(&x[1..]))
+            feed_forward(x[0].clone(), &mlp(&x[1..]))
         });
     }
 }
@@ -247,9 +246,9 @@ fn experts_with_their_weights() {
         let [idle] = inputs(seed, [[3, 5]]);
         check("experts", seed, &x, |x| {
             let unused = mlp(&[idle.clone(), idle.clone(), idle.clone().transpose()]);
-            let experts = [mlp(&x[2..5]), unused, mlp(&x[5..8]), mlp(&x[8..11])];
+            let routed = [mlp(&x[2..5]), unused, mlp(&x[5..8]), mlp(&x[8..11])];
             let shared = mlp(&x[11..14]);
-            experts_portable(x[0].clone(), &chosen, x[1].clone(), &experts, Some(&shared))
+            experts(x[0].clone(), &chosen, x[1].clone(), routed, Some(shared))
         });
     }
 }
@@ -273,15 +272,15 @@ fn weights_of_routes() {
                 let moe = moe(scoring, normalised);
                 let logits = inputs(seed, [[3, 5]]);
                 check("gate weights", seed, &logits, |x| {
-                    weights_portable(x[0].clone(), &chosen, &moe).0
+                    gate_weights(x[0].clone(), &chosen, &moe).0
                 });
                 check("gate scores", seed, &logits, |x| {
-                    weights_portable(x[0].clone(), &chosen, &moe).1
+                    gate_weights(x[0].clone(), &chosen, &moe).1
                 });
                 // Ties, and scores that are 0 or 1 to all digits.
                 let nasty = from(&[&[0.0; 5], &[2.0; 5], &[-30.0, 30.0, 0.0, 1.0, -1.0]]);
                 check("gate weights", seed, &[nasty], |x| {
-                    weights_portable(x[0].clone(), &chosen, &moe).0
+                    gate_weights(x[0].clone(), &chosen, &moe).0
                 });
             }
         }
@@ -294,7 +293,7 @@ fn index_scores() {
         // [tokens, heads × dim], [tokens, heads], [keys, dim]
         let x = inputs(seed, [[3, 2 * 5], [3, 2], [4, 5]]);
         check("index scores", seed, &x, |x| {
-            index::portable(x[0].clone(), x[1].clone(), x[2].clone())
+            scores(x[0].clone(), x[1].clone(), x[2].clone())
         });
     }
     // Head weights of zero and below, products far on the dead side of ReLU.
@@ -302,6 +301,6 @@ fn index_scores() {
     let w = from(&[&[0.0, -1.5]]);
     let keys = from(&[&[1.0, 1.0], &[-1.0, -1.0], &[2.0, 0.5]]);
     check("index scores", 4, &[q, w, keys], |x| {
-        index::portable(x[0].clone(), x[1].clone(), x[2].clone())
+        scores(x[0].clone(), x[1].clone(), x[2].clone())
     });
 }

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use burn::tensor::DType;
-use engine::cpu::{KeyFormat, LatentFormat};
-use engine::model::ForwardOptions;
+use engine::cache::{KeyFormat, LatentFormat};
+use engine::model::{ForwardOptions, LogitRows};
 use engine::trace::Trace;
 use engine::{CacheFormat, Device, Model, Session, SessionOptions};
 
 use super::{batch, config, config_json, net, pass};
 use crate::export::{self, Store};
-use crate::forward::{AttentionMode, Batch, PassOptions, PassStats};
 use crate::net::Net;
+use crate::pass::{AttentionMode, Batch, PassOptions, PassStats};
 
 /// Both compute in f32 and sum in different orders; logits here are within ±10.
 const TOLERANCE: f64 = 2e-5;
@@ -34,7 +34,7 @@ fn stats(net: &Net, batch: &Batch, attention: AttentionMode) -> PassStats {
     let bias = |layer: usize| {
         let name = format!("model.layers.{layer}.mlp.gate.e_score_correction_bias");
         let tensor = net.parameters[&name].tensor.clone();
-        crate::forward::read(tensor).unwrap()
+        crate::pass::read(tensor).unwrap()
     };
     let leaves = net.leaves(|_| false);
     let result = pass(net, &leaves, batch, options, &bias);
@@ -72,8 +72,9 @@ fn engine_nll(model: &Arc<Model>, ids: &[u32], topk: Option<usize>) -> [Vec<f64>
     let mut cache = model.new_mtp_cache(FORMAT).unwrap();
     let next = &ids[1..=length];
     let mut trace = Trace::off();
-    let mtp = model.forward_mtp(&output.hidden, next, &mut cache, &forward, &mut trace);
-    let mtp = of_rows(&mtp.unwrap().read().unwrap(), 2);
+    let all = LogitRows::All;
+    let mtp = model.forward_mtp(&output.hidden, next, &mut cache, &forward, all, &mut trace);
+    let mtp = of_rows(&mtp.unwrap().unwrap().read().unwrap(), 2);
     [main, mtp]
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::resume::{Case, RECIPE, go};
 use super::{batch, config, config_json, net, pass};
 use crate::checkpoint::{STATE, write_whole};
-use crate::forward::{AttentionMode, PassOptions};
+use crate::pass::{AttentionMode, PassOptions};
 use crate::{Error, Result};
 
 #[track_caller]
@@ -305,7 +305,7 @@ fn what_is_not_finite_is_named() {
         let mut net = net(&config(&config_json()), 1, DType::F32);
         let parameter = net.parameters.get_mut(name).unwrap();
         let shape = parameter.tensor.dims();
-        let mut data = crate::forward::read(parameter.tensor.clone()).unwrap();
+        let mut data = crate::pass::read(parameter.tensor.clone()).unwrap();
         data[..shape[1]].fill(value);
         let data = TensorData::new(data, shape);
         parameter.tensor = burn::Tensor::from_data(data, &net.device);

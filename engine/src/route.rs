@@ -7,13 +7,9 @@
 //! E = the num_experts_per_tok best b, ties to the lower id
 //! w_e = s_e [/ (Σ_E s + 1e-20)] · routed_scaling_factor
 //! ```
-//! Source: spec section 4. The choice is made on the host on every device: a token's experts decide
-//! which weights are read at all, and one comparison rule everywhere makes routes equal.
+//! Source: spec section 4. The CPU and the definition choose by this code: a token's experts decide
+//! which weights are read at all, and one comparison rule makes routes equal.
 
-use burn::Tensor;
-use burn::tensor::Int;
-
-use super::softmax::softmax;
 use crate::config::{MoeConfig, Scoring, TopkMethod};
 
 /// Experts of a run of tokens.
@@ -110,29 +106,6 @@ pub fn route<'a>(
         weights,
         scores,
     }
-}
-
-/// The definition of the weights of [`route`], from the gate's `logits` `[tokens, n_routed_experts]`
-/// and the experts `chosen` there, `[tokens, num_experts_per_tok]`: weights of the same shape, and
-/// the scores of all experts. Gradients reach `logits` through the scores, not through the choice.
-pub fn weights_portable(
-    logits: Tensor<2>,
-    chosen: &[u16],
-    config: &MoeConfig,
-) -> (Tensor<2>, Tensor<2>) {
-    let [n, _] = logits.dims();
-    let scores = match config.scoring_func {
-        Scoring::Sigmoid => burn::tensor::activation::sigmoid(logits),
-        Scoring::Softmax => softmax(logits),
-    };
-    let ids: Vec<i32> = chosen.iter().map(|&expert| i32::from(expert)).collect();
-    let data = burn::tensor::TensorData::new(ids, [n, config.num_experts_per_tok]);
-    let ids = Tensor::<2, Int>::from_data(data, &scores.device());
-    let mut weights = scores.clone().gather(1, ids);
-    if config.norm_topk_prob {
-        weights = weights.clone() / (weights.sum_dim(1) + 1e-20);
-    }
-    (weights * config.routed_scaling_factor, scores)
 }
 
 /// All experts but those `off`, in the order in which the gate would take them.

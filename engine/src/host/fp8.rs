@@ -2,7 +2,7 @@
 //!
 //! Source: spec section 2 (storage) and 3.2 (rounding of activations, power-of-two scales).
 
-use crate::ops::quantise::BLOCK;
+use crate::config::FP8_BLOCK as BLOCK;
 
 /// The largest number.
 const MAX: f32 = 448.0;

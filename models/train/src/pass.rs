@@ -1,7 +1,7 @@
-//! The forward pass of training: the engine's portable ops over several sequences at once.
+//! A training pass: the engine's definition over several sequences at once.
 //!
-//! What differs from inference: no caches, all positions in one pass, and losses that the ops do not
-//! know of. Scores are taken in blocks of query rows, so that their size is bounded.
+//! What differs from inference is a [`Context`]: no caches, all positions in one pass, and losses that
+//! the definition does not know of. Scores are taken in blocks of query rows, so that their size is bounded.
 //!
 //! The gradients of the three losses with respect to what they are taken of are closed formulas, so
 //! each enters the graph as `Σ x · dx` with `dx` a constant, whose gradient is `dx`:
@@ -13,16 +13,13 @@ mod losses;
 use burn::Tensor;
 use burn::tensor::{DType, Device, Int, TensorData};
 use engine::Config;
-use engine::cpu::Heads;
-use engine::ops::experts::{Mlp, experts_portable, mlp_portable};
-use engine::ops::gate::{Routes, route, weights_portable};
-use engine::ops::linear;
-use engine::ops::norm::rms_norm_portable;
-use engine::ops::rope::{Angles, Rope};
+use engine::config::{Heads, MoeConfig};
+use engine::definition::{Angles, Context, Definition, Projected, Weights, ops};
+use engine::rope::Rope;
+use engine::route::{Routes, route};
 
 pub use attention::SelectionStats;
 
-use crate::net::Leaves;
 use crate::{Error, Result};
 
 /// Query rows whose scores are held at once.
@@ -106,17 +103,15 @@ pub struct PassResult {
     pub stats: PassStats,
 }
 
-/// The pass over one batch.
-struct Forward<'a> {
+/// The pass over one batch: what the definition leaves open.
+struct Training<'a> {
     config: &'a Config,
-    leaves: &'a Leaves,
     device: Device,
     dtype: DType,
     options: PassOptions,
     heads: Heads,
     n_sequences: usize,
     length: usize,
-    angles: Angles,
     causal: Vec<Tensor<4>>,
     surrogates: Vec<Tensor<1>>,
     stats: PassStats,
@@ -135,30 +130,29 @@ struct Forward<'a> {
 /// A loss, a score or a gate is NaN, with the layer it came up in.
 pub fn forward(
     config: &Config,
-    leaves: &Leaves,
+    weights: &Weights,
     batch: &Batch,
     options: PassOptions,
     per_target: &[f64],
     micro_share: f64,
     biases: &(dyn Fn(usize) -> Vec<f32> + Sync),
 ) -> Result<PassResult> {
-    let like = leaves
+    let like = weights
         .matrix("model.embed_tokens.weight")
         .without_autodiff();
     let (device, dtype) = (like.device(), like.dtype());
     let (n_sequences, length) = (batch.n_sequences, batch.length);
-    let mut pass = Forward {
+    let positions = (0..n_sequences).flat_map(|_| 0..length);
+    let angles = Rope::new(config).angles(positions);
+    let angles = Angles::new(angles, n_sequences * length, (&device, dtype));
+    let definition = Definition {
         config,
-        leaves,
-        heads: Heads {
-            n_heads: config.num_attention_heads,
-            dn: config.qk_nope_head_dim,
-            dr: config.qk_rope_head_dim,
-            dv: config.v_head_dim,
-            rank: config.kv_lora_rank,
-            scale: config.softmax_scale(),
-        },
-        angles: Rope::new(config).angles_of_sequences(n_sequences, length, &like),
+        weights,
+        angles: &angles,
+    };
+    let mut training = Training {
+        config,
+        heads: config.heads(),
         causal: Vec::new(),
         surrogates: Vec::new(),
         stats: PassStats::default(),
@@ -171,105 +165,46 @@ pub fn forward(
         length,
         biases,
     };
-    pass.causal = pass.blocks().map(|rows| pass.causal_mask(rows)).collect();
-    pass.run(batch)
+    training.causal = (training.blocks())
+        .map(|rows| training.causal_mask(rows))
+        .collect();
+    let hidden = definition.forward(&training.shifted(&batch.ids, 0), &mut training)?;
+    let head = definition.lm_head();
+    if options.main_loss {
+        let (nll, n) = training.cross_entropy(hidden.clone(), head.clone(), batch, 1, 1.0)?;
+        (training.stats.nll, training.stats.n_targets) = (nll, n);
+    }
+    if options.mtp_weight > 0.0 {
+        let next = training.shifted(&batch.ids, 1);
+        let normed = definition.mtp(hidden, &next, &mut training)?;
+        let (nll, n) = training.cross_entropy(normed, head, batch, 2, options.mtp_weight)?;
+        (training.stats.mtp_nll, training.stats.n_mtp_targets) = (nll, n);
+    }
+    let parts = training.surrogates.into_iter();
+    Ok(PassResult {
+        surrogate: parts.reduce(|sum, part| sum + part),
+        stats: training.stats,
+    })
 }
 
-impl Forward<'_> {
-    fn run(mut self, batch: &Batch) -> Result<PassResult> {
-        let embed = self.leaves.matrix("model.embed_tokens.weight");
-        let ids = self.shifted(&batch.ids, 0);
-        let mut x = embed.clone().select(0, self.ints(&ids));
-        for layer in 0..self.config.num_hidden_layers {
-            x = self.block(layer, x)?;
-        }
-        let eps = self.config.rms_norm_eps;
-        let hidden = rms_norm_portable(x, self.leaves.vector("model.norm.weight"), eps);
-        let head = if self.config.tie_word_embeddings {
-            embed.clone()
-        } else {
-            self.leaves.matrix("lm_head.weight")
-        };
-        if self.options.main_loss {
-            let (nll, n) = self.cross_entropy(hidden.clone(), head.clone(), batch, 1, 1.0)?;
-            (self.stats.nll, self.stats.n_targets) = (nll, n);
-        }
-        if self.options.mtp_weight > 0.0 {
-            let (nll, n) = self.mtp(hidden, embed, head, batch)?;
-            (self.stats.mtp_nll, self.stats.n_mtp_targets) = (nll, n);
-        }
-        let surrogate = self.surrogates.into_iter().reduce(|sum, part| sum + part);
-        Ok(PassResult {
-            surrogate,
-            stats: self.stats,
-        })
+impl Context for Training<'_> {
+    type Error = Error;
+
+    fn indexes(&self, _layer: usize) -> bool {
+        self.options.attention != AttentionMode::Dense
     }
 
-    /// The MTP layer: predicts the token after the next. Source: spec section 5.
-    fn mtp(
-        &mut self,
-        hidden: Tensor<2>,
-        embed: Tensor<2>,
-        head: Tensor<2>,
-        batch: &Batch,
-    ) -> Result<(f64, usize)> {
-        let layer = self.config.num_hidden_layers;
-        let eps = self.config.rms_norm_eps;
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let next = self.shifted(&batch.ids, 1);
-        let embedded = embed.select(0, self.ints(&next));
-        let joined = Tensor::cat(
-            vec![
-                rms_norm_portable(embedded, self.leaves.vector(&name("enorm")), eps),
-                rms_norm_portable(hidden, self.leaves.vector(&name("hnorm")), eps),
-            ],
-            1,
-        );
-        let x = linear::portable(joined, &self.leaves.weight(&name("eh_proj")));
-        let x = self.block(layer, x)?;
-        let norm = self.leaves.vector(&name("shared_head.norm"));
-        let normed = rms_norm_portable(x, norm, eps);
-        self.cross_entropy(normed, head, batch, 2, self.options.mtp_weight)
+    fn attend(&mut self, layer: usize, projected: Projected) -> Result<Tensor<2>> {
+        let kv = ops::linear(projected.latent, projected.w_kvb);
+        self.attend_sequences(layer, projected.q, kv, projected.k_pe, projected.index)
     }
 
-    fn block(&mut self, layer: usize, x: Tensor<2>) -> Result<Tensor<2>> {
-        let eps = self.config.rms_norm_eps;
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
-        let norm = self.leaves.vector(&name("input_layernorm.weight"));
-        let normed = rms_norm_portable(x.clone(), norm, eps);
-        let x = x + self.attention(layer, normed)?;
-        let norm = self.leaves.vector(&name("post_attention_layernorm.weight"));
-        let normed = rms_norm_portable(x.clone(), norm, eps);
-        let fed = match self
-            .config
-            .moe
-            .as_ref()
-            .filter(|_| self.config.is_moe(layer))
-        {
-            None => mlp_portable(normed, &self.mlp(&name("mlp"))),
-            Some(moe) => self.experts(layer, normed, moe)?,
-        };
-        Ok(x + fed)
-    }
-
-    fn mlp(&self, prefix: &str) -> Mlp {
-        let weight = |part: &str| self.leaves.weight(&format!("{prefix}.{part}.weight"));
-        Mlp {
-            gate_proj: weight("gate_proj"),
-            up_proj: weight("up_proj"),
-            down_proj: weight("down_proj"),
-        }
-    }
-
-    fn experts(
+    fn route(
         &mut self,
         layer: usize,
-        x: Tensor<2>,
-        moe: &engine::config::MoeConfig,
-    ) -> Result<Tensor<2>> {
-        let prefix = format!("model.layers.{layer}.mlp");
-        let gate = self.leaves.weight(&format!("{prefix}.gate.weight"));
-        let logits = linear::portable(x.clone(), &gate);
+        logits: Tensor<2>,
+        moe: &MoeConfig,
+    ) -> Result<(Vec<u16>, Tensor<2>)> {
         let seen = read(logits.clone().without_autodiff())?;
         if let Some(&value) = seen.iter().find(|value| !value.is_finite()) {
             return Err(Error::NotFinite {
@@ -288,24 +223,15 @@ impl Forward<'_> {
             load[expert as usize] += 1;
         }
         self.stats.loads.push((layer, load));
-        let (weights, scores) = weights_portable(logits, &experts, moe);
+        let (weights, scores) = ops::gate_weights(logits, &experts, moe);
         if self.options.balance_weight > 0.0 && scores.is_autodiff() {
             self.balance(scores, &experts, moe);
         }
-        let routed: Vec<Mlp> = (0..moe.n_routed_experts)
-            .map(|expert| self.mlp(&format!("{prefix}.experts.{expert}")))
-            .collect();
-        let shared =
-            (moe.n_shared_experts > 0).then(|| self.mlp(&format!("{prefix}.shared_experts")));
-        Ok(experts_portable(
-            x,
-            &experts,
-            weights,
-            &routed,
-            shared.as_ref(),
-        ))
+        Ok((experts, weights))
     }
+}
 
+impl Training<'_> {
     fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
         let length = self.length;
         (0..length)

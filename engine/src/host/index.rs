@@ -8,34 +8,30 @@ use rayon::prelude::*;
 
 use super::keys::KeyCache;
 use super::simd::{LANES, Wide, dispatch, lanes, mul_add, splat, split};
-use super::top_k::{Forced, Selection, top_k_forced};
 use super::workspace_per_worker;
+use crate::selection::{Forced, Selection, top_k_forced};
 
 /// Queries of a run of tokens.
-#[derive(Clone, Copy)]
-struct Queries<'a> {
-    q: &'a [f32], // [tokens, heads × dim]
-    w: &'a [f32], // [tokens, heads]
-    n_heads: usize,
-    /// Position of the first.
-    position: usize,
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    /// `[tokens, heads × dim]`, rotated, and rounded if keys are FP8.
+    pub q: &'a [f32],
+    /// Head weights `[tokens, heads]`, scaled by `heads^-0.5 · dim^-0.5`.
+    pub w: &'a [f32],
+    /// `index_n_heads`.
+    pub n_heads: usize,
+    /// Position of the first token.
+    pub position: usize,
 }
 
 impl<'a> Queries<'a> {
-    fn new(q: &'a [f32], w: &'a [f32], n_heads: usize, position: usize) -> Self {
-        Self {
-            q,
-            w,
-            n_heads,
-            position,
-        }
-    }
-
-    fn n(&self) -> usize {
+    /// How many tokens.
+    pub fn n(&self) -> usize {
         self.w.len() / self.n_heads
     }
 
-    fn rows(&self, first: usize, n: usize) -> Self {
+    /// Rows `first..first + n`.
+    pub fn rows(&self, first: usize, n: usize) -> Self {
         let width = self.q.len() / self.n();
         Self {
             q: &self.q[first * width..][..n * width],
@@ -46,21 +42,14 @@ impl<'a> Queries<'a> {
     }
 }
 
-/// Scores of every token of `q` `[tokens, heads × dim]`, `w` `[tokens, heads]` over the cache up to
-/// the last of them, `[tokens, position + tokens]`; −∞ where a position comes after the token.
-pub fn index_scores(
-    q: &[f32],
-    w: &[f32],
-    n_heads: usize,
-    cache: &KeyCache,
-    position: usize,
-) -> Vec<f32> {
-    let queries = Queries::new(q, w, n_heads, position);
-    let context = position + queries.n();
+/// Scores of every token over the cache up to the last of them, `[tokens, position + tokens]`; −∞ where
+/// a position comes after the token.
+pub fn index_scores(queries: Queries, cache: &KeyCache) -> Vec<f32> {
+    let context = queries.position + queries.n();
     let mut scores = vec![0.0; queries.n() * context];
     fill(queries, cache, context, &mut scores);
     for (token, scores) in scores.chunks_exact_mut(context).enumerate() {
-        scores[position + token + 1..].fill(f32::NEG_INFINITY);
+        scores[queries.position + token + 1..].fill(f32::NEG_INFINITY);
     }
     scores
 }
@@ -108,23 +97,21 @@ fn fill(queries: Queries, cache: &KeyCache, context: usize, scores: &mut [f32]) 
     }
 }
 
-/// The `k` positions with the highest scores for every token of `q` `[tokens, heads × dim]`, `w`
-/// `[tokens, heads]`, among those not after it; ties to the lower position. `forced` positions are in or
-/// out whatever their scores.
+/// The `k` positions with the highest scores for every token, among those not after it; ties to the lower
+/// position. `forced` positions are in or out whatever their scores. Also gives the scores of the rows
+/// from `keep` on, as [`index_scores`] would.
 ///
 /// # Errors
-/// A score is NaN: the position of its token.
+/// A score is NaN: the position of its token, the first of several.
 pub fn select(
-    q: &[f32],
-    w: &[f32],
-    n_heads: usize,
+    queries: Queries,
     cache: &KeyCache,
-    position: usize,
     k: usize,
     forced: &Forced,
-) -> Result<Selection, usize> {
-    let queries = Queries::new(q, w, n_heads, position);
-    let n = queries.n();
+    keep: Option<usize>,
+) -> Result<(Selection, Vec<f32>), usize> {
+    let (n, position) = (queries.n(), queries.position);
+    let context = position + n;
     let mut indices = vec![-1; n * k];
     let choose = |position: usize, scores: &[f32], indices: &mut [i32], keys: &mut Vec<u32>| {
         let visible = &scores[..=position];
@@ -139,16 +126,17 @@ pub fn select(
         Ok(())
     };
     if n == 1 {
-        let mut scores = vec![0.0; position + 1];
-        fill(queries, cache, position + 1, &mut scores);
+        let mut scores = vec![0.0; context];
+        fill(queries, cache, context, &mut scores);
         choose(position, &scores, &mut indices, &mut Vec::new())?;
-        return Ok(Selection { k, indices });
+        let kept = if keep == Some(0) { scores } else { Vec::new() };
+        return Ok((Selection { k, indices }, kept));
     }
-    let rows = (workspace_per_worker() / (position + n)).clamp(1, ROWS);
-    indices
+    let rows = (workspace_per_worker() / context).clamp(1, ROWS);
+    let kept: Vec<Result<Vec<f32>, usize>> = indices
         .par_chunks_mut(rows * k)
         .enumerate()
-        .try_for_each(|(group, indices)| {
+        .map(|(group, indices)| {
             let queries = queries.rows(group * rows, indices.len() / k);
             // The last of the group sees the most.
             let width = queries.position + queries.n();
@@ -160,18 +148,21 @@ pub fn select(
                 width,
                 scores: &mut scores,
             });
-            let mut keys = Vec::new();
+            let (mut keys, mut kept) = (Vec::new(), Vec::new());
             for (row, indices) in indices.chunks_exact_mut(k).enumerate() {
-                choose(
-                    queries.position + row,
-                    &scores[row * width..][..width],
-                    indices,
-                    &mut keys,
-                )?;
+                let scores = &scores[row * width..][..width];
+                choose(queries.position + row, scores, indices, &mut keys)?;
+                if keep.is_some_and(|keep| group * rows + row >= keep) {
+                    kept.extend_from_slice(&scores[..=queries.position + row]);
+                    let hidden = context - (queries.position + row + 1);
+                    kept.extend(std::iter::repeat_n(f32::NEG_INFINITY, hidden));
+                }
             }
-            Ok::<(), usize>(())
-        })?;
-    Ok(Selection { k, indices })
+            Ok(kept)
+        })
+        .collect();
+    let kept = kept.into_iter().collect::<Result<Vec<_>, usize>>()?;
+    Ok((Selection { k, indices }, kept.concat()))
 }
 
 /// Scores of some tokens over keys from `first_block · 16` on, `[tokens, width]`.
@@ -272,10 +263,10 @@ fn heads<S: Simd, const P: usize, const T: usize>(
 #[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 mod tests {
     use super::super::fp8;
-    use super::super::keys::KeyFormat;
-    use super::super::top_k::top_k;
     use super::*;
-    use crate::ops::quantise::BLOCK;
+    use crate::cache::KeyFormat;
+    use crate::config::FP8_BLOCK as BLOCK;
+    use crate::selection::top_k;
 
     fn numbers(n: usize, seed: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * 0.613 + seed).sin()).collect()
@@ -298,7 +289,13 @@ mod tests {
                         }
                     }
                 }
-                let scores = index_scores(&q, &w, n_heads, &cache, 0);
+                let all = Queries {
+                    q: &q,
+                    w: &w,
+                    n_heads,
+                    position: 0,
+                };
+                let scores = index_scores(all, &cache);
                 for t in 0..n {
                     for s in 0..=t {
                         let want: f64 = (0..n_heads)
@@ -326,25 +323,22 @@ mod tests {
                             .all(|&s| s == f32::NEG_INFINITY)
                     );
                     // One token alone: the same bits, the same selection.
-                    let (q, w) = (
-                        &q[t * n_heads * dim..][..n_heads * dim],
-                        &w[t * n_heads..][..n_heads],
-                    );
-                    assert_eq!(
-                        index_scores(q, w, n_heads, &cache, t),
-                        scores[t * n..][..=t]
-                    );
-                    let k = 5;
-                    let none = Forced::default();
-                    let alone = select(q, w, n_heads, &cache, t, k, &none).unwrap();
-                    assert_eq!(alone.indices, top_k(&scores[t * n..][..=t], k));
+                    let (one, none) = (all.rows(t, 1), Forced::default());
+                    assert_eq!(index_scores(one, &cache), scores[t * n..][..=t]);
+                    let (alone, kept) = select(one, &cache, 5, &none, Some(0)).unwrap();
+                    assert_eq!(alone.indices, top_k(&scores[t * n..][..=t], 5));
+                    assert_eq!(kept, scores[t * n..][..=t]);
                 }
-                let together = select(&q, &w, n_heads, &cache, 0, 5, &Forced::default()).unwrap();
-                for t in 0..n {
-                    assert_eq!(
-                        together.indices[t * 5..][..5],
-                        top_k(&scores[t * n..][..=t], 5)
-                    );
+                for keep in [None, Some(0), Some(1), Some(n - 1)] {
+                    let (together, kept) =
+                        select(all, &cache, 5, &Forced::default(), keep).unwrap();
+                    for t in 0..n {
+                        assert_eq!(
+                            together.indices[t * 5..][..5],
+                            top_k(&scores[t * n..][..=t], 5)
+                        );
+                    }
+                    assert_eq!(kept, scores[keep.unwrap_or(n) * n..]);
                 }
             }
         }
@@ -356,12 +350,18 @@ mod tests {
         let (keys, q) = (numbers(n * dim, 0.1), numbers(2 * dim, 0.2));
         let mut cache = KeyCache::new(dim, KeyFormat::F32);
         cache.push(&keys);
-        let want = index_scores(&q, &[1.0, -0.5], 2, &cache, n - 1);
+        let queries = Queries {
+            q: &q,
+            w: &[1.0, -0.5],
+            n_heads: 2,
+            position: n - 1,
+        };
+        let want = index_scores(queries, &cache);
         cache.truncate(17);
         cache.push(&numbers(5 * dim, 7.0));
         cache.truncate(17);
         cache.push(&keys[17 * dim..]);
-        assert_eq!(index_scores(&q, &[1.0, -0.5], 2, &cache, n - 1), want);
+        assert_eq!(index_scores(queries, &cache), want);
     }
 
     #[test]
@@ -371,9 +371,13 @@ mod tests {
         keys[30 * 4] = f32::NAN;
         cache.push(&keys);
         let q = numbers(40 * 4, 0.2);
-        assert_eq!(
-            select(&q, &[1.0; 40], 1, &cache, 0, 2, &Forced::default()),
-            Err(30)
-        );
+        let queries = Queries {
+            q: &q,
+            w: &[1.0; 40],
+            n_heads: 1,
+            position: 0,
+        };
+        let found = select(queries, &cache, 2, &Forced::default(), None);
+        assert_eq!(found, Err(30));
     }
 }

@@ -7,10 +7,11 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::attention::{AttentionWeights, Call, Heads, Readable, project};
+use super::attention::{AttentionWeights, Call, Readable, project};
 use super::latents::{Gathered, KEYS};
 use super::simd::{combine_all, dispatch, dots, softmax};
 use super::workspace_per_worker;
+use crate::config::Heads;
 
 /// What one worker does: all tokens of one head.
 struct Task<'a> {

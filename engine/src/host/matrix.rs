@@ -2,6 +2,7 @@
 
 use super::fp8;
 use super::simd::dispatch;
+use crate::config::FP8_BLOCK as BLOCK;
 
 /// How elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +26,6 @@ impl Dtype {
         }
     }
 }
-
-/// Rows and columns that share an FP8 scale.
-const BLOCK: usize = 128;
 
 /// A view of a stored matrix `[rows, cols]`.
 #[derive(Clone, Copy, Debug)]

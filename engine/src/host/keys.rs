@@ -4,16 +4,8 @@
 
 use super::fp8;
 use super::simd::LANES;
-use crate::ops::quantise::BLOCK;
-
-/// How indexer keys are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyFormat {
-    /// As computed.
-    F32,
-    /// e4m3 with a power-of-two scale per key (per 128 channels), after a Hadamard transform.
-    Fp8,
-}
+use crate::cache::KeyFormat;
+use crate::config::FP8_BLOCK as BLOCK;
 
 /// Blocks of a page. Caches grow by pages, so nothing that is there is copied.
 const PAGE_BLOCKS: usize = 64;

@@ -3,6 +3,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::rope::Layout;
+
 use super::simd::{LANES, dispatch, fold};
 
 /// Numbers below which one worker does it all.
@@ -118,15 +120,12 @@ impl WithSimd for LayerNorm<'_> {
 /// Rotates channels `offset..` of each head of `x` `[tokens, n_heads × stride]` by the angles of its
 /// token, `cos` and `sin` `[tokens, half]`: pairs `(2i, 2i + 1)` if `interleaved`, else
 /// `(i, i + half)`.
-pub fn rope(
-    x: &mut [f32],
-    n_heads: usize,
-    stride: usize,
-    offset: usize,
-    cos: &[f32],
-    sin: &[f32],
-    interleaved: bool,
-) {
+pub fn rope(x: &mut [f32], stride: usize, layout: Layout, cos: &[f32], sin: &[f32]) {
+    let Layout {
+        n_heads,
+        offset,
+        interleaved,
+    } = layout;
     let width = n_heads * stride;
     let half = cos.len() * width / x.len().max(1);
     for_rows(x, width, |token, x| {
@@ -231,10 +230,16 @@ mod tests {
         // One token at 90 degrees in its first pair and none in its second.
         let (cos, sin) = ([0.0, 1.0], [1.0, 0.0]);
         let mut x = [9.0, 1.0, 2.0, 3.0, 4.0];
-        rope(&mut x, 1, 5, 1, &cos, &sin, true);
+        let mut layout = Layout {
+            n_heads: 1,
+            offset: 1,
+            interleaved: true,
+        };
+        rope(&mut x, 5, layout, &cos, &sin);
         assert_eq!(x, [9.0, -2.0, 1.0, 3.0, 4.0]);
         let mut x = [9.0, 1.0, 2.0, 3.0, 4.0];
-        rope(&mut x, 1, 5, 1, &cos, &sin, false);
+        layout.interleaved = false;
+        rope(&mut x, 5, layout, &cos, &sin);
         assert_eq!(x, [9.0, -3.0, 2.0, 1.0, 4.0]);
     }
 }

@@ -4,17 +4,12 @@ use std::ops::Range;
 
 use burn::Tensor;
 use burn::tensor::TensorData;
-use engine::cpu::{Heads, top_k};
-use engine::ops::attention::mha_portable;
-use engine::ops::norm::{layer_norm_portable, rms_norm_portable};
-use engine::ops::rope::{Layout, portable as rope};
-use engine::ops::{index, linear};
+use engine::definition::IndexParts;
+use engine::definition::ops::{attend_expanded, index_scores};
+use engine::selection::top_k;
 
-use super::{AttentionMode, Forward, read, read_one};
+use super::{AttentionMode, Training, read, read_one};
 use crate::{Error, Result};
-
-/// eps of the norms of latents and index keys: fixed in the reference.
-const LATENT_EPS: f32 = 1e-6;
 
 /// What the selection of a layer is worth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,76 +24,9 @@ pub struct SelectionStats {
     pub n_rows: usize,
 }
 
-impl Forward<'_> {
-    pub(super) fn attention(&mut self, layer: usize, x: Tensor<2>) -> Result<Tensor<2>> {
-        let prefix = format!("model.layers.{layer}.self_attn");
-        let weight = |part: &str| self.leaves.weight(&format!("{prefix}.{part}.weight"));
-        let vector = |part: &str| self.leaves.vector(&format!("{prefix}.{part}.weight"));
-        let Heads {
-            n_heads,
-            dn,
-            dr,
-            rank,
-            ..
-        } = self.heads;
-        let (q, qr) = match self.config.q_lora_rank {
-            None => (linear::portable(x.clone(), &weight("q_proj")), None),
-            Some(_) => {
-                let qr = linear::portable(x.clone(), &weight("q_a_proj"));
-                let qr = rms_norm_portable(qr, vector("q_a_layernorm"), LATENT_EPS);
-                (linear::portable(qr.clone(), &weight("q_b_proj")), Some(qr))
-            }
-        };
-        let q = rope(q, &self.angles, layout(n_heads, dn, true));
-        let kv = linear::portable(x.clone(), &weight("kv_a_proj_with_mqa"));
-        let n = kv.dims()[0];
-        let latent = kv.clone().slice([0..n, 0..rank]);
-        let latent = rms_norm_portable(latent, vector("kv_a_layernorm"), LATENT_EPS);
-        let k_pe = rope(
-            kv.slice([0..n, rank..rank + dr]),
-            &self.angles,
-            layout(1, 0, true),
-        );
-        let kv = linear::portable(latent, &weight("kv_b_proj"));
-
-        let indexes =
-            self.config.owns_indexer(layer) && self.options.attention != AttentionMode::Dense;
-        let query = match (indexes, qr) {
-            (true, Some(qr)) => Some(self.index_query(&prefix, x, qr)),
-            _ => None,
-        };
-        let out = self.attend(layer, q, kv, k_pe, query)?;
-        Ok(linear::portable(out, &weight("o_proj")))
-    }
-
-    /// Queries, head weights and keys of the indexer, cut off from what they are computed from: the
-    /// main model learns from the language alone.
-    fn index_query(&self, prefix: &str, x: Tensor<2>, qr: Tensor<2>) -> IndexParts {
-        let sizes = self
-            .config
-            .indexer
-            .as_ref()
-            .expect("a layer that owns an indexer has its sizes");
-        let name = |part: &str| format!("{prefix}.indexer.{part}");
-        let weight = |part: &str| self.leaves.weight(&name(&format!("{part}.weight")));
-        let (x, qr) = (x.detach(), qr.detach());
-        let (n_heads, dim) = (sizes.index_n_heads, sizes.index_head_dim);
-        let interleaved = sizes.indexer_rope_interleave;
-        let q = linear::portable(qr, &weight("wq_b"));
-        let q = rope(q, &self.angles, layout(n_heads, 0, interleaved));
-        let k = layer_norm_portable(
-            linear::portable(x.clone(), &weight("wk")),
-            self.leaves.vector(&name("k_norm.weight")),
-            self.leaves.vector(&name("k_norm.bias")),
-            LATENT_EPS,
-        );
-        let k = rope(k, &self.angles, layout(1, 0, interleaved));
-        let w = linear::portable(x, &weight("weights_proj"));
-        let w = w * ((n_heads * dim) as f64).sqrt().recip();
-        IndexParts { q, k, w }
-    }
-
-    fn attend(
+impl Training<'_> {
+    /// Attention of every sequence among its own rows: `[sequences × tokens, heads × dv]`.
+    pub(super) fn attend_sequences(
         &mut self,
         layer: usize,
         q: Tensor<2>,
@@ -109,7 +37,7 @@ impl Forward<'_> {
         let (b, t) = (self.n_sequences, self.length);
         let blocks: Vec<_> = self.blocks().collect();
         if let (&[_], None) = (&blocks[..], &query) {
-            return Ok(mha_portable(self.heads, b, q, kv, k_pe, self.causal[0].clone()).0);
+            return Ok(attend_expanded(self.heads, b, q, kv, k_pe, self.causal[0].clone()).0);
         }
         let of_sequences = |x: &Tensor<2>, rows: Range<usize>| {
             let width = x.dims()[1];
@@ -146,10 +74,10 @@ impl Forward<'_> {
                 let inner = |x: &Tensor<2>| x.clone().without_autodiff();
                 let causal = self.causal[at].clone();
                 let (q, kv, k_pe) = (inner(&q), inner(&kv), inner(&k_pe));
-                let (_, p) = mha_portable(self.heads, b, q, kv, k_pe, causal);
+                let (_, p) = attend_expanded(self.heads, b, q, kv, k_pe, causal);
                 p.mean_dim(1).reshape([b * n, rows.end])
             });
-            let (part, p) = mha_portable(self.heads, b, q, kv, k_pe, mask.clone());
+            let (part, p) = attend_expanded(self.heads, b, q, kv, k_pe, mask.clone());
             let width = part.dims()[1];
             out.push(part.reshape([b, n, width]));
             if let Some(indexed) = indexed {
@@ -196,7 +124,7 @@ impl Forward<'_> {
                 x.clone()
                     .slice([sequence * n..(sequence + 1) * n, 0..width])
             };
-            index::portable(some(&q, n), some(&w, n), some(&k, rows.end))
+            index_scores(some(&q, n), some(&w, n), some(&k, rows.end))
         });
         let scores = Tensor::cat(per_sequence.collect(), 0);
         let host = read(scores.clone().without_autodiff())?;
@@ -280,16 +208,6 @@ impl Forward<'_> {
     }
 }
 
-/// What the indexer computes from a layer's input.
-struct IndexParts {
-    /// `[sequences × tokens, heads × dim]`.
-    q: Tensor<2>,
-    /// `[sequences × tokens, dim]`.
-    k: Tensor<2>,
-    /// `[sequences × tokens, heads]`.
-    w: Tensor<2>,
-}
-
 /// Index scores of a block of rows.
 struct Indexed {
     /// `[sequences × rows, keys]`, in the graph.
@@ -328,12 +246,4 @@ fn worth(p: &[f32], selected: &[Vec<i32>], rows: &Range<usize>, k: usize) -> (f6
         overlap += both as f64 / best.len() as f64;
     }
     (recall, overlap)
-}
-
-fn layout(n_heads: usize, offset: usize, interleaved: bool) -> Layout {
-    Layout {
-        n_heads,
-        offset,
-        interleaved,
-    }
 }

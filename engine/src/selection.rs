@@ -56,7 +56,7 @@ impl Forced {
 /// [`top_k_into`] of the scores that the token at the last of them sees, with `forced` positions: the
 /// pinned ones take slots, the best of the others fill the rest, banned ones are passed over. So a pinned
 /// position pushes out the lowest score, and the next best replaces a banned one.
-pub(super) fn top_k_forced(
+pub(crate) fn top_k_forced(
     scores: &[f32],
     positions: &mut [i32],
     forced: &Forced,
@@ -99,7 +99,7 @@ pub fn top_k_with(scores: &[f32], k: usize, forced: &Forced) -> Vec<i32> {
 const BUCKET_BITS: u32 = 11;
 
 /// [`top_k`] into a slice of `k`, with scratch that may be used again.
-pub(super) fn top_k_into(scores: &[f32], positions: &mut [i32], keys: &mut Vec<u32>) {
+pub(crate) fn top_k_into(scores: &[f32], positions: &mut [i32], keys: &mut Vec<u32>) {
     let k = positions.len();
     positions.fill(-1);
     if scores.len() <= k {

@@ -5,9 +5,6 @@
 
 use burn::Tensor;
 
-/// Channels that share a scale.
-pub const BLOCK: usize = 128;
-
 /// Smallest and largest exponent of a power of two that can be a scale: 1e-4 / 448 needs -22, and
 /// beyond 2^100 an activation is broken anyway.
 const SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -22..=100;
@@ -17,12 +14,12 @@ const SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -22..=100;
 ///
 /// Exponents come from comparisons with powers of two, which are exact on every device, where
 /// `log2` is not.
-pub fn portable(x: Tensor<2>, block: usize) -> Tensor<2> {
+pub fn quantise(x: Tensor<2>, block: usize) -> Tensor<2> {
     let [rows, width] = x.dims();
     let block = block.min(width);
     let whole = width / block * block;
     if whole < width {
-        let part = |from: usize, to: usize| portable(x.clone().slice([0..rows, from..to]), block);
+        let part = |from: usize, to: usize| quantise(x.clone().slice([0..rows, from..to]), block);
         return Tensor::cat(vec![part(0, whole), part(whole, width)], 1);
     }
     let x = x.reshape([rows * width / block, block]);

@@ -2,12 +2,12 @@
 
 use burn::Tensor;
 use burn::tensor::{Int, TensorData};
-use engine::ops::linear;
+use engine::definition::ops::linear;
 
-use super::{Batch, Forward, read_one};
+use super::{Batch, Training, read_one};
 use crate::{Error, Result};
 
-impl Forward<'_> {
+impl Training<'_> {
     /// The loss of predicting the token `ahead` positions on: its sum and the number of targets.
     pub(super) fn cross_entropy(
         &mut self,
@@ -34,7 +34,7 @@ impl Forward<'_> {
             .collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [n, 1]), &self.device);
         let hidden = hidden.select(0, self.ints(&rows));
-        let logits = linear::portable(hidden, &engine::weight::Weight::from_tensor(head));
+        let logits = linear(hidden, head);
         let inner = logits.clone().without_autodiff();
         let log_p = burn::tensor::activation::log_softmax(inner, 1);
         let nll = -log_p.clone().gather(1, ids.clone()).sum();

@@ -1,6 +1,6 @@
 //! Absorbed attention over latents: each latent that is read serves all heads of its token.
 //!
-//! Formulas are in [`crate::ops::attention`]. A worker takes some tokens with all heads, or one
+//! Formulas are in [`crate::definition`]. A worker takes some tokens with all heads, or one
 //! token with some heads. Sums run over the channels in sixteen lanes and over the positions in
 //! ascending order, so a token's bits depend on nothing but what it reads.
 
@@ -12,25 +12,9 @@ use rayon::prelude::*;
 use super::latents::{Gathered, KEYS, LatentCache};
 use super::matrix::Matrix;
 use super::simd::{combine_all, dispatch, dots, softmax};
-use super::top_k::Selection;
 use super::workspace_per_worker;
-
-/// Sizes of one attention layer.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// `num_attention_heads`.
-    pub n_heads: usize,
-    /// `qk_nope_head_dim`.
-    pub dn: usize,
-    /// `qk_rope_head_dim`.
-    pub dr: usize,
-    /// `v_head_dim`.
-    pub dv: usize,
-    /// `kv_lora_rank`.
-    pub rank: usize,
-    /// Softmax scale, YaRN's factor included.
-    pub scale: f32,
-}
+use crate::config::Heads;
+use crate::selection::Selection;
 
 /// Attention weights of the rows from `first` on, `[rows, heads, slots]`, 0 in padding. Slots are
 /// those of the selection, or all positions up to the last token where there is none.

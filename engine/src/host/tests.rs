@@ -2,6 +2,9 @@
 //! of threads.
 
 use super::*;
+use crate::cache::{KeyFormat, LatentFormat};
+use crate::config::Heads;
+use crate::selection::{Forced, Selection, top_k};
 
 /// Pool sizes: alone, even, odd, and more than the tokens of some cases.
 const THREADS: &[usize] = &[1, 2, 3, 7];
@@ -412,12 +415,19 @@ fn scores_and_selections_do_not_depend_on_the_number_of_threads() {
             cache.push(&numbers((position + n) * dim, 0.2));
             let (q, w) = (numbers(n * n_heads * dim, 0.5), numbers(n * n_heads, 0.7));
             let what = format!("{n} tokens at {position}, {n_heads} heads of {dim}");
-            let scores =
-                under_all_threads(&what, || index_scores(&q, &w, n_heads, &cache, position));
+            let queries = Queries {
+                q: &q,
+                w: &w,
+                n_heads,
+                position,
+            };
+            let scores = under_all_threads(&what, || index_scores(queries, &cache));
             let k = 7;
             let chosen = under_all_threads(&what, || {
-                let selection = select(&q, &w, n_heads, &cache, position, k, &Forced::default());
-                let selection = selection.expect("no score is NaN");
+                let none = Forced::default();
+                let (selection, kept) =
+                    select(queries, &cache, k, &none, Some(0)).expect("no score is NaN");
+                assert_eq!(kept, scores, "{what}");
                 selection.indices.iter().map(|&s| s as f32).collect()
             });
             let rows = scores

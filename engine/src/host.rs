@@ -1,12 +1,14 @@
-//! The native bodies of the CPU device, on slices.
+//! The model on the CPU: weights as stored, activations and caches in plain slices.
 //!
-//! Each works in the order that makes a token's bits depend on that token alone: a sum runs in
+//! The pass is in `forward`, what it reads in `model`; the other files are its operations. Each
+//! operation works in the order that makes a token's bits depend on that token alone: a sum runs in
 //! [`simd::LANES`] interleaved lanes, folded by one tree, whatever the register width, the batch,
 //! the chunk or the number of threads. So any split of a prompt, and any machine with fused
-//! multiply-add, gives the same bits. What the operations mean is in [`crate::ops`].
+//! multiply-add, gives the same bits. What the operations mean is in [`crate::definition`].
 
 mod attention;
 mod experts;
+mod forward;
 pub mod fp8;
 mod index;
 mod jobs;
@@ -14,25 +16,28 @@ mod keys;
 mod latents;
 mod matrix;
 mod mha;
+mod model;
 mod rows;
 mod simd;
 #[cfg(test)]
 mod tests;
-mod top_k;
+mod weight;
 
-pub use attention::{AttentionWeights, Call, Heads, attend};
+pub use attention::{AttentionWeights, Call, attend};
 pub use experts::{experts, mlp};
 pub use fp8::round_fp8;
-pub use index::{index_scores, select};
+pub use index::{Queries, index_scores, select};
 pub use jobs::linear;
-pub use keys::{KeyCache, KeyFormat};
-pub use latents::{LatentCache, LatentFormat};
+pub use keys::KeyCache;
+pub use latents::LatentCache;
 pub use matrix::{Dtype, Matrix};
 pub use mha::attend_mha;
+pub(crate) use model::HostModel;
 pub use rows::{hadamard, layer_norm, rms_norm, rope};
-pub use top_k::{Forced, Selection, top_k, top_k_with};
+pub(crate) use weight::floats;
+pub use weight::{Weight, vector};
 
-use crate::ops::WORKSPACE_BYTES;
+use crate::pass::WORKSPACE_BYTES;
 
 /// Runs a forward pass among the workers, so that its many short parallel parts start without
 /// waking a thread from outside.

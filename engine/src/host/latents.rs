@@ -1,20 +1,8 @@
 //! The latent cache of one layer on the host: `[latent ; roped key]` a token, in pages.
 
 use super::fp8;
-use crate::ops::quantise::BLOCK;
-
-/// How latents are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LatentFormat {
-    /// As computed.
-    F32,
-    /// Rounded to bf16, the roped key too.
-    Bf16,
-    /// e4m3 with a power-of-two scale per 128 channels; the roped key stays `f32`.
-    Fp8,
-    /// The same with the roped key in bf16, 656 bytes a token of V3.2: FlashMLA's form. On GPUs only.
-    FlashMla,
-}
+use crate::cache::LatentFormat;
+use crate::config::FP8_BLOCK as BLOCK;
 
 /// Tokens of a page. Caches grow by pages, so nothing that is there is copied.
 const PAGE_TOKENS: usize = 256;
