@@ -3,7 +3,7 @@
 //!
 //! Nothing is copied. Headers are checked as a whole, so that every [`StoredTensor`] lies within
 //! its file and is as long as its shape says. Which tensors a model needs is the business of
-//! [`crate::config`], expanding them that of [`crate::weight`].
+//! [`crate::config`], expanding them that of the bodies.
 
 mod finite;
 mod fit;
