@@ -19,6 +19,7 @@ mod portable_ops;
 mod runner;
 mod selector;
 mod shaders;
+mod spans;
 mod timeline;
 mod timings;
 mod whatif;

@@ -304,34 +304,42 @@ impl Session {
         self.step(ids, LogitRows::All, true)
     }
 
-    fn step(&mut self, ids: &[u32], rows: LogitRows, is_last: bool) -> Result<Output> {
-        // The last row of a chunk that is not the last chooses no token.
-        let wanted = is_last || self.watch.rows == WatchedRows::All;
-        let watching = wanted && self.watch.is_on();
-        let mut trace = if watching {
-            Trace::new(self.watch.clone())
-        } else {
-            Trace::off()
-        };
-        let span = Span {
+    fn step(&mut self, ids: &[u32], logit_rows: LogitRows, is_last: bool) -> Result<Output> {
+        let feed = Feed {
+            session: self,
             ids,
-            cache: &mut self.cache,
-            options: &self.forward,
-            logit_rows: rows,
-            records: Records {
-                routes: self.routes.as_mut(),
-                selections: self.selections.as_mut(),
-            },
-            trace: &mut trace,
+            logit_rows,
+            is_last,
         };
-        let result = self.model.forward(&mut [span]);
-        let output = match result {
-            Ok(mut outputs) => outputs.remove(0),
-            Err(error) => {
-                self.forget_records();
-                return Err(error);
-            }
-        };
+        Ok(advance_together(&mut [feed])?.remove(0))
+    }
+
+    /// A second timeline with the same past up to `position`, the same options and knobs, and nothing
+    /// recorded or watched. On the CPU the two share whole pages of their caches.
+    ///
+    /// # Errors
+    /// `position` lies ahead, or the device has no room for a copy.
+    pub fn fork(&self, position: usize) -> Result<Self> {
+        self.check_past("fork position", position)?;
+        Ok(Self {
+            model: self.model.clone(),
+            cache: self.cache.fork(position)?,
+            tokens: self.tokens[..position].to_vec(),
+            options: self.options,
+            forward: self.forward.clone(),
+            watch: Watch::default(),
+            frames: Vec::new(),
+            past: self.past.as_ref().map(|past| Past {
+                forward: past.forward.clone(),
+                n_tokens: past.n_tokens.min(position),
+            }),
+            routes: None,
+            selections: None,
+        })
+    }
+
+    /// Takes over what a pass has done with `ids`.
+    fn took(&mut self, ids: &[u32], frame: Option<Frame>) {
         let before = self.tokens.len();
         self.tokens.extend_from_slice(ids);
         match &mut self.past {
@@ -347,10 +355,7 @@ impl Session {
                 });
             }
         }
-        if watching {
-            self.frames.push(trace.take());
-        }
-        Ok(output)
+        self.frames.extend(frame);
     }
 
     /// How many tokens from the start this timeline shares with `ids`.
@@ -376,13 +381,7 @@ impl Session {
     /// # Errors
     /// `position` lies ahead.
     pub fn rewind(&mut self, position: usize) -> Result<()> {
-        if position > self.position() {
-            return Err(Error::Setting {
-                name: "rewind position".into(),
-                found: position.to_string(),
-                expected: format!("at most {}, the end of the timeline", self.position()),
-            });
-        }
+        self.check_past("rewind position", position)?;
         self.cache.truncate(position);
         self.tokens.truncate(position);
         if let Some(past) = &mut self.past {
@@ -390,6 +389,17 @@ impl Session {
         }
         self.forget_records();
         Ok(())
+    }
+
+    fn check_past(&self, name: &str, position: usize) -> Result<()> {
+        if position <= self.position() {
+            return Ok(());
+        }
+        Err(Error::Setting {
+            name: name.into(),
+            found: position.to_string(),
+            expected: format!("at most {}, the end of the timeline", self.position()),
+        })
     }
 
     /// Cuts what is recorded back to the timeline.
@@ -402,6 +412,82 @@ impl Session {
             selections.truncate(position);
         }
     }
+}
+
+/// Tokens for one timeline of a pass.
+#[derive(Debug)]
+pub struct Feed<'a> {
+    /// The timeline.
+    pub session: &'a mut Session,
+    /// What comes next in it.
+    pub ids: &'a [u32],
+    /// Which of these rows give logits.
+    pub logit_rows: LogitRows,
+    /// Whether its last row chooses a token: where only that is watched, other passes leave no frame.
+    pub is_last: bool,
+}
+
+/// Feeds several timelines of one model in one pass, so that a weight is read once for all of them: all
+/// feeds, or none. On the CPU every row has the bits that it has alone.
+///
+/// # Errors
+/// See [`Session::advance_with`]; timelines of several models.
+pub fn advance_together(feeds: &mut [Feed]) -> Result<Vec<Output>> {
+    let Some(first) = feeds.first() else {
+        return Ok(Vec::new());
+    };
+    let model = first.session.model.clone();
+    if feeds
+        .iter()
+        .any(|feed| !Arc::ptr_eq(&model, &feed.session.model))
+    {
+        return Err(Error::Setting {
+            name: "timelines of a pass".into(),
+            found: "some of another model".into(),
+            expected: "all of one loaded model".into(),
+        });
+    }
+    let mut traces: Vec<Trace> = feeds
+        .iter()
+        .map(
+            |Feed {
+                 session, is_last, ..
+             }| {
+                // The last row of a chunk that is not the last chooses no token.
+                let wanted = *is_last || session.watch.rows == WatchedRows::All;
+                match wanted && session.watch.is_on() {
+                    true => Trace::new(session.watch.clone()),
+                    false => Trace::off(),
+                }
+            },
+        )
+        .collect();
+    let mut spans: Vec<Span> = feeds
+        .iter_mut()
+        .zip(&mut traces)
+        .map(|(feed, trace)| Span {
+            ids: feed.ids,
+            cache: &mut feed.session.cache,
+            options: &feed.session.forward,
+            logit_rows: feed.logit_rows,
+            records: Records {
+                routes: feed.session.routes.as_mut(),
+                selections: feed.session.selections.as_mut(),
+            },
+            trace,
+        })
+        .collect();
+    let result = model.forward(&mut spans);
+    for (feed, mut trace) in feeds.iter_mut().zip(traces) {
+        match &result {
+            Ok(_) => {
+                let frame = trace.is_on().then(|| trace.take());
+                feed.session.took(feed.ids, frame);
+            }
+            Err(_) => feed.session.forget_records(),
+        }
+    }
+    result
 }
 
 #[cfg(test)]

@@ -308,6 +308,11 @@ impl Trace {
         }
     }
 
+    /// Whether anything is asked for.
+    pub(crate) fn is_on(&self) -> bool {
+        self.watch.is_on()
+    }
+
     /// Whether this stage is asked for in this layer.
     pub(crate) fn wants(&self, layer: impl Into<Option<usize>>, stage: Stage) -> bool {
         self.watch.stages.contains(&stage)

@@ -2,6 +2,8 @@
 //!
 //! Keys lie in blocks of sixteen, channel by channel: a lane is a key.
 
+use std::sync::Arc;
+
 use super::fp8;
 use super::simd::LANES;
 use crate::cache::KeyFormat;
@@ -10,7 +12,7 @@ use crate::config::FP8_BLOCK as BLOCK;
 /// Blocks of a page. Caches grow by pages, so nothing that is there is copied.
 const PAGE_BLOCKS: usize = 64;
 
-/// Keys of one layer.
+/// Keys of one layer. A clone shares its pages until one of the two writes to one.
 #[derive(Clone, Debug)]
 pub struct KeyCache {
     pub(super) dim: usize,
@@ -21,8 +23,8 @@ pub struct KeyCache {
 #[derive(Clone, Debug)]
 enum Pages {
     /// `[PAGE_BLOCKS, dim, 16]` each.
-    F32(Vec<Vec<f32>>),
-    Fp8(Vec<Fp8Page>),
+    F32(Vec<Arc<[f32]>>),
+    Fp8(Vec<Arc<Fp8Page>>),
 }
 
 #[derive(Clone, Debug)]
@@ -66,21 +68,22 @@ impl KeyCache {
             match &mut self.pages {
                 Pages::F32(pages) => {
                     if page == pages.len() {
-                        pages.push(vec![0.0; PAGE_BLOCKS * dim * LANES]);
+                        pages.push(vec![0.0; PAGE_BLOCKS * dim * LANES].into());
                     }
-                    let block = &mut pages[page][at * dim * LANES..][..dim * LANES];
+                    let block =
+                        &mut Arc::make_mut(&mut pages[page])[at * dim * LANES..][..dim * LANES];
                     for (channel, value) in block.chunks_exact_mut(LANES).zip(key) {
                         channel[lane] = *value;
                     }
                 }
                 Pages::Fp8(pages) => {
                     if page == pages.len() {
-                        pages.push(Fp8Page {
+                        pages.push(Arc::new(Fp8Page {
                             codes: vec![0; PAGE_BLOCKS * dim * LANES],
                             scales: vec![0.0; PAGE_BLOCKS * n_scales * LANES],
-                        });
+                        }));
                     }
-                    let page = &mut pages[page];
+                    let page = Arc::make_mut(&mut pages[page]);
                     let codes = &mut page.codes[at * dim * LANES..][..dim * LANES];
                     let scales = &mut page.scales[at * n_scales * LANES..][..n_scales * LANES];
                     let blocks = codes.chunks_mut(BLOCK * LANES).zip(key.chunks(BLOCK));

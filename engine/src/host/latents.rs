@@ -1,5 +1,7 @@
 //! The latent cache of one layer on the host: `[latent ; roped key]` a token, in pages.
 
+use std::sync::Arc;
+
 use super::fp8;
 use crate::cache::LatentFormat;
 use crate::config::FP8_BLOCK as BLOCK;
@@ -7,7 +9,7 @@ use crate::config::FP8_BLOCK as BLOCK;
 /// Tokens of a page. Caches grow by pages, so nothing that is there is copied.
 const PAGE_TOKENS: usize = 256;
 
-/// Latents and roped keys of one layer.
+/// Latents and roped keys of one layer. A clone shares its pages until one of the two writes to one.
 #[derive(Clone, Debug)]
 pub struct LatentCache {
     rank: usize,
@@ -19,10 +21,10 @@ pub struct LatentCache {
 #[derive(Clone, Debug)]
 enum Pages {
     /// `[PAGE_TOKENS, rank + dr]` each.
-    F32(Vec<Vec<f32>>),
+    F32(Vec<Arc<[f32]>>),
     /// `[PAGE_TOKENS, rank + dr]` each.
-    Bf16(Vec<Vec<u16>>),
-    Fp8(Vec<Fp8Page>),
+    Bf16(Vec<Arc<[u16]>>),
+    Fp8(Vec<Arc<Fp8Page>>),
 }
 
 #[derive(Clone, Debug)]
@@ -79,30 +81,30 @@ impl LatentCache {
         match &mut self.pages {
             Pages::F32(pages) => {
                 if page == pages.len() {
-                    pages.push(vec![0.0; PAGE_TOKENS * width]);
+                    pages.push(vec![0.0; PAGE_TOKENS * width].into());
                 }
-                let row = &mut pages[page][at * width..][..width];
+                let row = &mut Arc::make_mut(&mut pages[page])[at * width..][..width];
                 row[..rank].copy_from_slice(latent);
                 row[rank..].copy_from_slice(k_pe);
             }
             Pages::Bf16(pages) => {
                 if page == pages.len() {
-                    pages.push(vec![0; PAGE_TOKENS * width]);
+                    pages.push(vec![0; PAGE_TOKENS * width].into());
                 }
-                let row = &mut pages[page][at * width..][..width];
+                let row = &mut Arc::make_mut(&mut pages[page])[at * width..][..width];
                 for (bits, value) in row.iter_mut().zip(latent.iter().chain(k_pe)) {
                     *bits = half::bf16::from_f32(*value).to_bits();
                 }
             }
             Pages::Fp8(pages) => {
                 if page == pages.len() {
-                    pages.push(Fp8Page {
+                    pages.push(Arc::new(Fp8Page {
                         codes: vec![0; PAGE_TOKENS * rank],
                         scales: vec![0.0; PAGE_TOKENS * n_scales],
                         k_pe: vec![0.0; PAGE_TOKENS * dr],
-                    });
+                    }));
                 }
-                let page = &mut pages[page];
+                let page = Arc::make_mut(&mut pages[page]);
                 let codes = page.codes[at * rank..][..rank].chunks_mut(BLOCK);
                 let scales = &mut page.scales[at * n_scales..][..n_scales];
                 for ((codes, block), scale) in codes.zip(latent.chunks(BLOCK)).zip(scales) {
@@ -131,6 +133,20 @@ impl LatentCache {
     /// Tokens in the cache.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
+    }
+
+    /// Pages, and those of them that another cache holds too.
+    #[cfg(test)]
+    pub(super) fn shared_pages(&self) -> [usize; 2] {
+        fn shared<T: ?Sized>(pages: &[Arc<T>]) -> [usize; 2] {
+            let held = pages.iter().filter(|page| Arc::strong_count(page) > 1);
+            [pages.len(), held.count()]
+        }
+        match &self.pages {
+            Pages::F32(pages) => shared(pages),
+            Pages::Bf16(pages) => shared(pages),
+            Pages::Fp8(pages) => shared(pages),
+        }
     }
 
     /// Bytes taken, whole pages counted.
@@ -264,6 +280,24 @@ mod tests {
                 };
                 assert_eq!(got, want, "{format:?}, token {token}");
             }
+        }
+    }
+
+    #[test]
+    fn a_clone_shares_pages_and_copies_the_one_it_writes_to() {
+        for format in [LatentFormat::F32, LatentFormat::Bf16, LatentFormat::Fp8] {
+            let mut cache = LatentCache::new(4, 2, format);
+            cache.push(&[1.0; 4 * 700], &[2.0; 2 * 700]);
+            let mut fork = cache.clone();
+            fork.truncate(600);
+            assert_eq!(cache.shared_pages(), [3, 3]);
+            fork.push(&[5.0; 4], &[6.0; 2]);
+            assert_eq!(cache.shared_pages(), [3, 2]);
+            let mut row = [0.0; 6];
+            cache.expand(600, &mut row);
+            assert_eq!(row, [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]);
+            fork.expand(600, &mut row);
+            assert_eq!(row, [5.0, 5.0, 5.0, 5.0, 6.0, 6.0]);
         }
     }
 }
