@@ -1,8 +1,10 @@
 //! Queries in the space of the latents: the key half of `kv_b_proj`, absorbed, and their rotation.
 
+use crate::index_row::rope;
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::pieces::plain;
-use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+use crate::reference::{bound, floats, set_all};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
 
 /// `q_lat[t, j] = (transposed key rows of W of head j) q_nope[t, j]`, then the rotated `q_pe[t, j]`.
 pub const KERNEL: Kernel = Kernel {
@@ -36,6 +38,7 @@ pub const KERNEL: Kernel = Kernel {
         row_units,
         q_stride,
     }),
+    reference,
 };
 
 /// Columns of a workgroup.
@@ -110,5 +113,28 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * (rows * (call.rank + call.dr)) as u64,
             flops: (rows * (2 * call.dn * call.rank + 3 * call.dr)) as u64,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [q, w_kvb, scales, angles, q_lat] = bound(buffers);
+    let [heads, dn, dr, dv] = dispatch.sizes(["heads", "dn", "dr", "dv"]);
+    let [tokens, rank, q_stride] = dispatch.sizes(["tokens", "rank", "q_stride"]);
+    let w_kvb = Matrices::new(dispatch, w_kvb, scales, [heads * (dn + dv), rank]);
+    for head in 0..heads {
+        let key_rows: Vec<_> = (0..dn).map(|d| w_kvb.row(head * (dn + dv) + d)).collect();
+        for token in 0..tokens {
+            let from = token * q_stride + head * (dn + dr);
+            let mut query = vec![0.0; rank];
+            for (x, row) in floats(q, from, dn).into_iter().zip(&key_rows) {
+                for (sum, weight) in query.iter_mut().zip(row) {
+                    *sum += x * weight;
+                }
+            }
+            let mut pe = floats(q, from + dn, dr);
+            rope(&mut pe, &floats(angles, token * dr, dr), true);
+            query.extend(pe);
+            set_all(q_lat, (token * heads + head) * (rank + dr), &query);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::{REDUCE, plain};
+use crate::reference::{bound, float, floats, rms_norm, set, set_all};
 
 /// `x += delta`, if asked, and `y = x / sqrt(mean(x²) + eps) * weight`, row by row.
 pub const KERNEL: Kernel = Kernel {
@@ -28,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
         width,
         eps,
     }),
+    reference,
 };
 
 /// The uniform.
@@ -87,5 +89,22 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: twice_if_add * all_bytes,
             flops: (3 + twice_if_add) * all_bytes / 4,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [x, delta, weight, y] = bound(buffers);
+    let [width, y_stride, y_offset] = dispatch.quads(["quads", "y_stride", "y_offset"]);
+    let weight = floats(weight, 0, width);
+    for token in 0..dispatch.size("tokens") {
+        let row = token * width;
+        if dispatch.knob("ADD") == 1 {
+            for at in row..row + width {
+                let sum = float(x, at) + float(delta, at);
+                set(x, at, sum);
+            }
+        }
+        let normed = rms_norm(&floats(x, row, width), &weight, dispatch.float("eps"));
+        set_all(y, token * y_stride + y_offset, &normed);
     }
 }

@@ -1,8 +1,9 @@
 //! Attention of absorbed queries to cached latents, in splits.
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Piece, Tuning, layout};
-use crate::latent_cache::{FORMATS, token_words};
+use crate::latent_cache::{self, FORMATS, token_words};
 use crate::pieces::{NUMBERS, plain};
+use crate::reference::{bound, dot, floats, set_all};
 
 /// Reading of a cached latent. Needs `LATENT`, `latents` and two fields of `params`; gives
 /// `latent_quad` and `latent_rank_quad`.
@@ -52,6 +53,7 @@ pub const KERNEL: Kernel = Kernel {
         token_words,
         scale,
     }),
+    reference,
 };
 
 /// Heads of a workgroup, and of one with fat threads.
@@ -213,5 +215,86 @@ fn cost(call: &Call, splits: usize, words: usize) -> Cost {
         read_bytes: 4 * slots * words as u64 + indices + 4 * rows * (call.rank + call.dr) as u64,
         write_bytes: 4 * rows * (call.rank + 2) as u64,
         flops: 2 * slots * (call.heads * (2 * call.rank + call.dr)) as u64,
+    }
+}
+
+/// The largest score of a split without slots: not -inf, as in the kernel.
+pub(crate) const NOTHING: f64 = -1e30_f32 as f64;
+
+/// What a launch of `attend` or `attend_weights` reads.
+pub(crate) struct Reader<'a> {
+    pub dispatch: &'a Dispatch,
+    pub q_lat: &'a [u32],
+    pub latents: &'a [u32],
+    pub selection: &'a [u32],
+}
+
+impl Reader<'_> {
+    /// Slots of a token: everything up to its own position, or that many entries of its selection.
+    pub fn n_slots(&self, token: usize) -> usize {
+        let visible = self.dispatch.size("position") + token + 1;
+        match self.dispatch.knob("DENSE") {
+            1 => visible,
+            _ => visible.min(self.dispatch.size("k")),
+        }
+    }
+
+    /// The latent in a slot, its rope included, if the slot holds one: -1 fills up a selection.
+    pub fn latent(&self, token: usize, slot: usize) -> Option<Vec<f64>> {
+        let [first_row, k, rank, dr] = self.dispatch.sizes(["first_row", "k", "rank", "dr"]);
+        let position = match self.dispatch.knob("DENSE") {
+            1 => slot,
+            _ => usize::try_from(self.selection[(first_row + token) * k + slot] as i32).ok()?,
+        };
+        let format = self.dispatch.knob("LATENT");
+        Some(latent_cache::row(format, rank, dr, self.latents, position))
+    }
+
+    pub fn score(&self, token: usize, head: usize, latent: &[f64]) -> f64 {
+        let [first_row, heads] = self.dispatch.sizes(["first_row", "heads"]);
+        let row = (first_row + token) * heads + head;
+        let query = floats(self.q_lat, row * latent.len(), latent.len());
+        dot(&query, latent) * self.dispatch.float("scale")
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [q_lat, latents, selection, out, stats] = bound(buffers);
+    let reader = Reader {
+        dispatch,
+        q_lat,
+        latents,
+        selection,
+    };
+    let [tokens, heads, rank, splits] = dispatch.sizes(["tokens", "heads", "rank", "splits"]);
+    // Splits begin where the kernel has them, at whole tiles of slots.
+    let tile = if dispatch.knob("FAT") == 1 { 256 } else { 4 };
+    for token in 0..tokens {
+        let n_slots = reader.n_slots(token);
+        let per_split = n_slots.div_ceil(splits).next_multiple_of(tile);
+        for split in 0..splits {
+            let begin = (split * per_split).min(n_slots);
+            let read: Vec<_> = (begin..(begin + per_split).min(n_slots))
+                .filter_map(|slot| reader.latent(token, slot))
+                .collect();
+            for head in 0..heads {
+                let scores = read.iter().map(|latent| reader.score(token, head, latent));
+                let scores: Vec<_> = scores.collect();
+                let most = scores.iter().copied().fold(NOTHING, f64::max);
+                let mut total = 0.0;
+                let mut sums = vec![0.0; rank];
+                for (score, latent) in scores.iter().zip(&read) {
+                    let weight = (score - most).exp();
+                    total += weight;
+                    // The rope channels lie behind the latent's and have no sum.
+                    for (sum, x) in sums.iter_mut().zip(latent) {
+                        *sum += weight * x;
+                    }
+                }
+                let row = (token * splits + split) * heads + head;
+                set_all(out, row * rank, &sums);
+                set_all(stats, 2 * row, &[most, total]);
+            }
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Merges the splits of attention and leaves the latent space.
 
+use crate::attend::NOTHING;
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::pieces::plain;
-use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+use crate::reference::{bound, dot, float, floats, set};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
 
 /// `y = W_UV o_lat`, where `o_lat` are the normalised sums of all splits.
 pub const KERNEL: Kernel = Kernel {
@@ -38,6 +40,7 @@ pub const KERNEL: Kernel = Kernel {
         row_units,
         part_rows,
     }),
+    reference,
 };
 
 /// Tokens of a workgroup.
@@ -149,5 +152,59 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * merged * call.dv as u64,
             flops: 2 * merged * (call.rank * (call.dv + call.splits)) as u64,
         },
+    }
+}
+
+/// The stats of all splits of a token and head as if they were one.
+pub(crate) struct Merged {
+    pub most: f64,
+    pub total: f64,
+    /// `exp(most of the split - most)` of each split.
+    factors: Vec<f64>,
+}
+
+impl Merged {
+    pub fn new(dispatch: &Dispatch, stats: &[u32], token: usize, head: usize) -> Self {
+        let [heads, splits] = dispatch.sizes(["heads", "splits"]);
+        let of_splits: Vec<_> = (0..splits)
+            .map(|split| floats(stats, 2 * ((token * splits + split) * heads + head), 2))
+            .collect();
+        let most = of_splits.iter().fold(NOTHING, |most, its| most.max(its[0]));
+        let factors: Vec<_> = of_splits.iter().map(|its| (its[0] - most).exp()).collect();
+        let totals = of_splits.iter().zip(&factors);
+        Self {
+            most,
+            total: totals.map(|(its, factor)| its[1] * factor).sum(),
+            factors,
+        }
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [partials, stats, w_kvb, scales, y] = bound(buffers);
+    let [heads, dn, dv, rank] = dispatch.sizes(["heads", "dn", "dv", "rank"]);
+    let [tokens, first_row, splits, y_stride] =
+        dispatch.sizes(["tokens", "first_row", "splits", "y_stride"]);
+    let w_kvb = Matrices::new(dispatch, w_kvb, scales, [heads * (dn + dv), rank]);
+    for head in 0..heads {
+        let first = head * (dn + dv) + dn;
+        let value_rows: Vec<_> = (first..first + dv).map(|row| w_kvb.row(row)).collect();
+        for token in 0..tokens {
+            let merged = Merged::new(dispatch, stats, token, head);
+            let mut latent = vec![0.0; rank];
+            // Where no split has seen anything, nothing is attended to.
+            if merged.total > 0.0 {
+                for (split, factor) in merged.factors.iter().enumerate() {
+                    let row = (token * splits + split) * heads + head;
+                    for (c, sum) in latent.iter_mut().enumerate() {
+                        *sum += factor / merged.total * float(partials, row * rank + c);
+                    }
+                }
+            }
+            let to = (first_row + token) * y_stride + head * dv;
+            for (r, row) in value_rows.iter().enumerate() {
+                set(y, to + r, dot(row, &latent));
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! The softmax weights of attention, for the inspector.
 
-use crate::attend::{self, LATENT_WORDS};
+use crate::attend::{self, LATENT_WORDS, Reader};
+use crate::attend_merge::Merged;
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::latent_cache::{FORMATS, token_words};
 use crate::pieces::{NUMBERS, plain};
+use crate::reference::{bound, set};
 
 /// Weight of each slot, from the stats that `attend` left.
 pub const KERNEL: Kernel = Kernel {
@@ -45,6 +47,7 @@ pub const KERNEL: Kernel = Kernel {
         scale,
         unused,
     }),
+    reference,
 };
 
 const WG: u32 = 64;
@@ -119,5 +122,36 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * rows * slots,
             flops: 2 * rows * slots * channels,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [q_lat, latents, selection, stats, weights] = bound(buffers);
+    let reader = Reader {
+        dispatch,
+        q_lat,
+        latents,
+        selection,
+    };
+    let [tokens, heads, slots] = dispatch.sizes(["tokens", "heads", "slots"]);
+    for token in 0..tokens {
+        let n_slots = reader.n_slots(token);
+        for slot in 0..slots {
+            let held = (slot < n_slots)
+                .then(|| reader.latent(token, slot))
+                .flatten();
+            for head in 0..heads {
+                let Merged { most, total, .. } = Merged::new(dispatch, stats, token, head);
+                let weight = match &held {
+                    Some(latent) if total > 0.0 => {
+                        let score = reader.score(token, head, latent);
+                        // attend rounded its sum to f32, which may be a little below this one.
+                        ((score - most).min(0.0).exp() / total).min(1.0)
+                    }
+                    _ => 0.0,
+                };
+                set(weights, (token * heads + head) * slots + slot, weight);
+            }
+        }
     }
 }

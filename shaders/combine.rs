@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, MAX_GROUPS, Tuning, layout};
 use crate::pieces::plain;
+use crate::reference::{bound, float, set};
 
 /// `y = sum of weight * row` over a token's slots.
 pub const KERNEL: Kernel = Kernel {
@@ -19,6 +20,7 @@ pub const KERNEL: Kernel = Kernel {
         hidden,
         padding,
     }),
+    reference,
 };
 
 const WG: u32 = 64;
@@ -76,5 +78,17 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * (call.tokens * call.hidden) as u64,
             flops: 2 * n * call.hidden as u64,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [slots_out, weights, y] = bound(buffers);
+    let [tokens, slots, hidden] = dispatch.sizes(["tokens", "slots", "hidden"]);
+    for token in 0..tokens {
+        for column in 0..hidden {
+            let of_slot = |slot| float(weights, slot) * float(slots_out, slot * hidden + column);
+            let sum = (token * slots..(token + 1) * slots).map(of_slot).sum();
+            set(y, token * hidden + column, sum);
+        }
     }
 }

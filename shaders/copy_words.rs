@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::plain;
+use crate::reference::bound;
 
 /// `to[to_offset + i] = from[from_offset + i]`.
 pub const KERNEL: Kernel = Kernel {
@@ -26,6 +27,7 @@ pub const KERNEL: Kernel = Kernel {
         n,
         unused,
     }),
+    reference,
 };
 
 const WG: u32 = 256;
@@ -73,4 +75,10 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             flops: 0,
         },
     }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [from, to] = bound(buffers);
+    let [first, to_first, n] = dispatch.sizes(["from_offset", "to_offset", "n"]);
+    to[to_first..][..n].copy_from_slice(&from[first..][..n]);
 }

@@ -2,7 +2,8 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::pieces::plain;
-use crate::weights::{WEIGHTS, bytes, row_units};
+use crate::reference::{bound, set_all};
+use crate::weights::{Matrices, WEIGHTS, bytes, row_units};
 
 /// `y[t] = table[ids[t]]` for the ids of a slice of the table.
 pub const KERNEL: Kernel = Kernel {
@@ -29,6 +30,7 @@ pub const KERNEL: Kernel = Kernel {
         tokens,
         unused,
     }),
+    reference,
 };
 
 const WG: u32 = 64;
@@ -85,5 +87,18 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
                 _ => 0,
             },
         },
+    }
+}
+
+/// Rows of ids outside the slice are left alone.
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [ids, table, scales, y] = bound(buffers);
+    let [tokens, width, n_rows] = dispatch.sizes(["tokens", "width", "n_rows"]);
+    let table = Matrices::new(dispatch, table, scales, [n_rows, width]);
+    for (token, id) in ids.iter().enumerate().take(tokens) {
+        let row = id.wrapping_sub(dispatch.word("first_row")) as usize;
+        if row < n_rows {
+            set_all(y, token * width, &table.row(row));
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! a tile is `count` of them from `first` on. Tiles may be empty; `first` counts from the list's start.
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::mlp_up::visit;
 use crate::pieces::plain;
+use crate::reference::bound;
 
 /// The plan of a run of slots.
 pub const KERNEL: Kernel = Kernel {
@@ -22,6 +24,7 @@ pub const KERNEL: Kernel = Kernel {
         tile,
         tiles,
     }),
+    reference,
 };
 
 /// Sizes of a launch, as the kernel reads them.
@@ -87,4 +90,40 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             flops: 0,
         },
     }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [experts, plan] = bound(buffers);
+    let [n, n_experts, tile, tiles] = dispatch.sizes(["n", "n_experts", "tile", "tiles"]);
+    let before = |expert| experts[..n].iter().filter(|&&its| its < expert).count();
+    let first_tile = |expert| before(expert) / tile + expert as usize;
+    for expert in 0..n_experts as u32 {
+        let slots = (0..n as u32).filter(|&slot| experts[slot as usize] == expert);
+        let own: Vec<u32> = slots.collect();
+        plan[4 * tiles + before(expert)..][..own.len()].copy_from_slice(&own);
+
+        // Up to the next expert's, or the end of the list, there may be tiles that are empty.
+        let end = match expert as usize + 1 == n_experts {
+            true => tiles,
+            false => first_tile(expert + 1),
+        };
+        for (i, at) in (first_tile(expert)..end).enumerate() {
+            let done = (i * tile).min(own.len());
+            let count = (own.len() - done).min(tile);
+            let words = [expert as usize, before(expert) + done, count, 0];
+            plan[4 * at..][..4].copy_from_slice(&words.map(|word| word as u32));
+        }
+    }
+}
+
+/// Slots whose expert is one of the bound stack, in the order of a plan: `[expert, slot]` each.
+pub(crate) fn planned(dispatch: &Dispatch, plan: &[u32]) -> Vec<[usize; 2]> {
+    let (tiles, order) = plan.split_at(4 * dispatch.size("tiles"));
+    let of_tile = |tile: &[u32]| {
+        let (expert, first, count) = (tile[0], tile[1] as usize, tile[2] as usize);
+        let slots = order[first..first + count].iter();
+        let visits = slots.filter_map(|&slot| visit(dispatch, expert, slot as usize));
+        visits.collect::<Vec<_>>()
+    };
+    tiles.chunks_exact(4).flat_map(of_tile).collect()
 }

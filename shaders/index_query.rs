@@ -1,9 +1,10 @@
 //! The indexer's queries and head weights.
 
-use crate::index_row::{INDEX_ROW, MOST_CHANNELS, hadamard_factor, hadamard_flops};
+use crate::index_row::{INDEX_ROW, MOST_CHANNELS, hadamard, hadamard_factor, hadamard_flops, rope};
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::key_cache;
 use crate::pieces::{NUMBERS, plain};
+use crate::reference::{bound, float, floats, fp8_rounded, set, set_all};
 
 /// `index_q` and `index_w`, ready to be scored against keys.
 pub const KERNEL: Kernel = Kernel {
@@ -44,6 +45,7 @@ pub const KERNEL: Kernel = Kernel {
         hadamard,
         factor,
     }),
+    reference,
 };
 
 /// What all released models get by with.
@@ -136,5 +138,25 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * (n_heads * (call.di + 1)) as u64,
             flops: n_heads as u64 * (head_flops + rounding_flops + 1),
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [q, projected, angles, index_q, index_w] = bound(buffers);
+    let [heads, dr, stride, w_offset] = dispatch.sizes(["heads", "dr", "stride", "w_offset"]);
+    let [di, q_stride, q_offset] = dispatch.quads(["di", "q_stride", "q_offset"]);
+    for token in 0..dispatch.size("tokens") {
+        let angles = floats(angles, token * dr, dr);
+        for head in 0..heads {
+            let mut query = floats(q, token * q_stride + q_offset + head * di, di);
+            rope(&mut query, &angles, dispatch.knob("INTERLEAVED") == 1);
+            if dispatch.knob("KEYS") == key_cache::FP8 {
+                query = fp8_rounded(&hadamard(&query, dispatch.float("hadamard")));
+            }
+            let at = token * heads + head;
+            set_all(index_q, at * di, &query);
+            let weight = float(projected, token * stride + w_offset + head);
+            set(index_w, at, weight * dispatch.float("factor"));
+        }
     }
 }

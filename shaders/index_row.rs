@@ -37,3 +37,28 @@ pub(crate) fn hadamard_flops(keys: u32, di: usize) -> u64 {
         _ => 0,
     }
 }
+
+/// Turns the first channels by `angles`, cosines, then sines.
+pub(crate) fn rope(x: &mut [f64], angles: &[f64], interleaved: bool) {
+    let half = angles.len() / 2;
+    let (cosines, sines) = angles.split_at(half);
+    for i in 0..half {
+        let [first, second] = match interleaved {
+            true => [2 * i, 2 * i + 1],
+            false => [i, i + half],
+        };
+        let (a, b) = (x[first], x[second]);
+        x[first] = a * cosines[i] - b * sines[i];
+        x[second] = a * sines[i] + b * cosines[i];
+    }
+}
+
+/// The product with Sylvester's matrix, `(-1)^popcount(i & j)`, times `factor`.
+pub fn hadamard(x: &[f64], factor: f64) -> Vec<f64> {
+    let signed = |i: usize, j: usize| match (i & j).count_ones() % 2 {
+        0 => x[j],
+        _ => -x[j],
+    };
+    let element = |i| (0..x.len()).map(|j| signed(i, j)).sum::<f64>() * factor;
+    (0..x.len()).map(element).collect()
+}

@@ -1,7 +1,9 @@
 //! Scores of the lightning indexer: every visible key against every head of its tokens' queries.
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::key_cache;
 use crate::pieces::{NUMBERS, plain};
+use crate::reference::{bound, dot, float, floats, set};
 
 /// `scores[t, s] = sum_h w[t, h] * relu(q[t, h] . k[s])` for the keys that token `t` may see.
 pub const KERNEL: Kernel = Kernel {
@@ -38,6 +40,7 @@ pub const KERNEL: Kernel = Kernel {
         position,
         scores_stride,
     }),
+    reference,
 };
 
 const ONE_TOKEN: u32 = 0;
@@ -135,5 +138,25 @@ fn cost(call: &Call) -> Cost {
         read_bytes: n_keys * key_bytes + 4 * tokens * heads * (di + 1),
         write_bytes: 4 * pairs,
         flops: pairs * heads * (2 * di + 2),
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [index_q, index_w, keys, scores] = bound(buffers);
+    let [tokens, first_row, heads, di] = dispatch.sizes(["tokens", "first_row", "heads", "di"]);
+    let [first, scores_stride] = dispatch.sizes(["position", "scores_stride"]);
+    for position in 0..first + tokens {
+        let key = key_cache::row(dispatch.knob("KEYS"), di, keys, position);
+        // The first token that sees this key, and those behind it.
+        for token in position.saturating_sub(first)..tokens {
+            let row = (first_row + token) * heads;
+            let weighed = (row..row + heads).map(|at| {
+                let product = dot(&floats(index_q, at * di, di), &key);
+                // A NaN stays.
+                let relu = if product <= 0.0 { 0.0 } else { product };
+                float(index_w, at) * relu
+            });
+            set(scores, token * scores_stride + position, weighed.sum());
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! Nothing here knows a device. The engine hands a [`Dispatch`] and buffers to the GPU; the tests
 //! walk the rows.
 
+use crate::reference::Reference;
+
 /// A kernel: WGSL text and everything that must be known to launch it.
 #[derive(Debug)]
 pub struct Kernel {
@@ -16,6 +18,8 @@ pub struct Kernel {
     pub knobs: &'static [Knob],
     /// Layout of `Params`.
     pub params: Layout,
+    /// The definition, on the host.
+    pub reference: Reference,
 }
 
 /// A piece of WGSL.

@@ -1,6 +1,8 @@
 //! How the indexer's key cache lies in memory: keys one after the other, FP8 in pages.
 //!
-//! Nothing here touches the words; kernels write and read them by the same formulas.
+//! Kernels write and read the words by the same formulas as [`row`] and `set_row`, which are for references.
+
+use crate::reference::{bits, float, from_bf16, from_e4m3, set_all, set_bf16, set_fp8};
 
 /// `di` f32 a key.
 pub const F32: u32 = 0;
@@ -53,5 +55,35 @@ pub fn words(format: u32, di: usize, tokens: usize) -> usize {
     match format {
         FP8 => tokens.div_ceil(PAGE_TOKENS) * page_words(di),
         _ => tokens * token_words(format, di),
+    }
+}
+
+/// Where in an FP8 cache a key's codes begin, and its scales.
+fn fp8_places(di: usize, token: usize) -> [usize; 2] {
+    let page = token / PAGE_TOKENS * page_words(di);
+    let in_page = token % PAGE_TOKENS;
+    let scales = page + PAGE_TOKENS * di / 4;
+    [page + in_page * di / 4, scales + in_page * n_scales(di)]
+}
+
+/// The key of a token.
+pub fn row(format: u32, di: usize, words: &[u32], token: usize) -> Vec<f64> {
+    let [codes, scales] = fp8_places(di, token);
+    let value = |c| match format {
+        F32 => float(words, token * di + c),
+        BF16 => from_bf16(bits(words, token * di / 2, 16, c)),
+        _ => from_e4m3(bits(words, codes, 8, c)) * float(words, scales + c / BLOCK),
+    };
+    (0..di).map(value).collect()
+}
+
+/// Leaves the key of a token.
+pub(crate) fn set_row(format: u32, words: &mut [u32], token: usize, key: &[f64]) {
+    let di = key.len();
+    let [codes, scales] = fp8_places(di, token);
+    match format {
+        F32 => set_all(words, token * di, key),
+        BF16 => set_bf16(words, token * di / 2, key),
+        _ => set_fp8(words, codes, scales, key),
     }
 }

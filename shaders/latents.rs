@@ -1,8 +1,9 @@
 //! Norms and rope of a projected row, and what goes into the caches.
 
-use crate::index_row::{INDEX_ROW, hadamard_factor, hadamard_flops};
+use crate::index_row::{INDEX_ROW, hadamard, hadamard_factor, hadamard_flops, rope};
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::{NUMBERS, REDUCE, plain};
+use crate::reference::{bound, dot, floats, rms_norm, set_all};
 use crate::{key_cache, latent_cache};
 
 /// The query latent is normed in place, the latent and the indexer's key go into their caches.
@@ -59,6 +60,7 @@ pub const KERNEL: Kernel = Kernel {
         eps,
         unused,
     }),
+    reference,
 };
 
 /// The uniform.
@@ -190,4 +192,56 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             flops: tokens * flops,
         },
     }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [projected, norms, angles, latent_cache, key_cache] = bound(buffers);
+    let [stride, q_offset, q_lora, q_norm] =
+        dispatch.quads(["stride", "q_offset", "q_lora", "q_norm"]);
+    let [kv_offset, rank, dr, kv_norm] = dispatch.quads(["kv_offset", "rank", "dr", "kv_norm"]);
+    let [key_offset, di, k_weight, k_bias] =
+        dispatch.quads(["key_offset", "di", "k_weight", "k_bias"]);
+    let eps = dispatch.float("eps");
+    for token in 0..dispatch.size("tokens") {
+        let row = token * stride;
+        let normed =
+            |from, at, n| rms_norm(&floats(projected, from, n), &floats(norms, at, n), eps);
+        let query = normed(row + q_offset, q_norm, q_lora);
+        let latent = normed(row + kv_offset, kv_norm, rank);
+
+        let position = dispatch.size("position") + token;
+        let angles = floats(angles, token * dr, dr);
+        let mut pe = floats(projected, row + kv_offset + rank, dr);
+        rope(&mut pe, &angles, true);
+        latent_cache::set_row(
+            dispatch.knob("LATENT"),
+            latent_cache,
+            position,
+            &latent,
+            &pe,
+        );
+        if di > 0 {
+            let mut key = layer_norm(
+                &floats(projected, row + key_offset, di),
+                &floats(norms, k_weight, di),
+                &floats(norms, k_bias, di),
+                eps,
+            );
+            rope(&mut key, &angles, dispatch.knob("INTERLEAVED") == 1);
+            let keys = dispatch.knob("KEYS");
+            if keys == key_cache::FP8 {
+                key = hadamard(&key, dispatch.float("hadamard"));
+            }
+            key_cache::set_row(keys, key_cache, position, &key);
+        }
+        set_all(projected, row + q_offset, &query);
+    }
+}
+
+fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let centred: Vec<_> = x.iter().map(|x| x - mean).collect();
+    let root = (dot(&centred, &centred) / x.len() as f64 + eps).sqrt();
+    let scaled = centred.iter().zip(weight).map(|(x, w)| x / root * w);
+    scaled.zip(bias).map(|(x, b)| x + b).collect()
 }

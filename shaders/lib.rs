@@ -1,12 +1,13 @@
 //! The WGSL kernels of Sparsight, and a table of them. No GPU and no Burn in here.
 //!
 //! A kernel is two files with one name: `NAME.wgsl`, which opens with its formula, geometry and cost,
-//! and `NAME.rs`, its row of the table and the launch it plans for given sizes. Texts that several
-//! kernels share are [`pieces`], [`weights`] and [`index_row`]; [`latent_cache`] and [`key_cache`] say
-//! how caches lie in memory.
+//! and `NAME.rs`: its row of the table, the launch it plans for given sizes, and its [`reference`], the
+//! same in plain `f64`. Texts that several kernels share are [`pieces`], [`weights`] and [`index_row`];
+//! [`latent_cache`] and [`key_cache`] say how caches lie in memory.
 
 pub mod kernel;
 pub mod pieces;
+pub mod reference;
 
 pub mod index_row;
 pub mod key_cache;

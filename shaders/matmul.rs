@@ -24,6 +24,7 @@ pub const KERNEL: Kernel = Kernel {
         },
     ],
     params: matvec::KERNEL.params,
+    reference: matvec::KERNEL.reference,
 };
 
 /// Large tiles from this many of them on: fewer would leave a large GPU idle.

@@ -2,7 +2,8 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::{REDUCE, plain};
-use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+use crate::reference::{bound, dot, floats, set};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
 
 /// `y[t, r] = sum over c of x[t, c] * W[r, c]` for at most [`MAX_TOKENS`] tokens.
 pub const KERNEL: Kernel = Kernel {
@@ -46,6 +47,7 @@ pub const KERNEL: Kernel = Kernel {
         y_stride,
         y_offset,
     }),
+    reference,
 };
 
 /// Most tokens of a call.
@@ -150,5 +152,22 @@ pub(crate) fn tiled(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * (call.tokens * call.rows) as u64,
             flops: call.flops(),
         },
+    }
+}
+
+/// Of `matmul`, too.
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [x, w, scales, y] = bound(buffers);
+    let [rows, cols, x_stride, x_offset] = dispatch.sizes(["rows", "cols", "x_stride", "x_offset"]);
+    let [y_stride, y_offset] = dispatch.sizes(["y_stride", "y_offset"]);
+    let w = Matrices::new(dispatch, w, scales, [rows, cols]);
+    let inputs: Vec<_> = (0..dispatch.size("tokens"))
+        .map(|token| floats(x, token * x_stride + x_offset, cols))
+        .collect();
+    for row in 0..rows {
+        let weights = w.row(row);
+        for (token, x) in inputs.iter().enumerate() {
+            set(y, token * y_stride + y_offset + row, dot(x, &weights));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Second half of a feed-forward, or of a token's experts, for few tokens.
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
-use crate::mlp_up::{MOST_TOKENS, is_ragged};
+use crate::mlp_up::{MOST_TOKENS, is_ragged, visits};
 use crate::pieces::{REDUCE, plain};
-use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+use crate::reference::{bound, dot, float, floats, set_all};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
 
 /// `y = sum of weight * down h` over a token's slots whose expert is in the stack.
 pub const KERNEL: Kernel = Kernel {
@@ -52,6 +53,7 @@ pub const KERNEL: Kernel = Kernel {
         row_units,
         accumulate,
     }),
+    reference,
 };
 
 /// Most slots of all tokens together, an array in workgroup memory.
@@ -153,4 +155,24 @@ fn cost(call: &Call) -> Cost {
         write_bytes: y,
         flops: 2 * (entries * call.width * call.hidden) as u64,
     }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [h, experts, weights, down, scales, y] = bound(buffers);
+    let [tokens, slots, width, hidden] = dispatch.sizes(["tokens", "slots", "width", "hidden"]);
+    let down = Matrices::new(dispatch, down, scales, [hidden, width]);
+    let mut sums = match dispatch.word("accumulate") {
+        0 => vec![0.0; tokens * hidden],
+        _ => floats(y, 0, tokens * hidden),
+    };
+    for [expert, slot] in visits(dispatch, experts) {
+        let h = floats(h, slot * width, width);
+        for (row, sum) in sums[slot / slots * hidden..][..hidden]
+            .iter_mut()
+            .enumerate()
+        {
+            *sum += float(weights, slot) * dot(&down.row_of(expert, row), &h);
+        }
+    }
+    set_all(y, 0, &sums);
 }

@@ -1,10 +1,11 @@
 //! Second half of a feed-forward, or of the tokens' experts, for many tokens.
 
-use crate::expert_plan::{self, max_tiles};
+use crate::expert_plan::{self, max_tiles, planned};
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::mlp_up_tiled::{spread_evenly, steps_are_ragged};
 use crate::pieces::plain;
-use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
+use crate::reference::{bound, dot, floats, set};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
 
 /// `slots_out = down h` of every slot whose expert is in the stack.
 pub const KERNEL: Kernel = Kernel {
@@ -41,6 +42,7 @@ pub const KERNEL: Kernel = Kernel {
         row_units,
         tiles,
     }),
+    reference,
 };
 
 /// Sizes of a launch, as the kernel reads them.
@@ -110,5 +112,18 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * slots * call.hidden as u64,
             flops: 2 * slots * (call.width * call.hidden) as u64,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [h, plan, down, scales, slots_out] = bound(buffers);
+    let [width, hidden] = dispatch.sizes(["width", "hidden"]);
+    let down = Matrices::new(dispatch, down, scales, [hidden, width]);
+    for [expert, slot] in planned(dispatch, plan) {
+        let h = floats(h, slot * width, width);
+        for row in 0..hidden {
+            let sum = dot(&down.row_of(expert, row), &h);
+            set(slots_out, slot * hidden + row, sum);
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::pieces::{REDUCE, plain};
-use crate::weights::{DTYPES, WEIGHTS, bits, bytes, row_units};
+use crate::reference::{bound, dot, floats, set};
+use crate::weights::{DTYPES, Matrices, WEIGHTS, bits, bytes, row_units};
 
 /// `h = silu(gate x) * (up x)` of every slot whose expert is in the stack.
 pub const KERNEL: Kernel = Kernel {
@@ -59,6 +60,7 @@ pub const KERNEL: Kernel = Kernel {
         row_units,
         x_stride,
     }),
+    reference,
 };
 
 /// Most tokens of a launch.
@@ -167,5 +169,46 @@ fn cost(call: &Call) -> Cost {
             + 4 * entries as u64,
         write_bytes: 4 * (entries * call.width) as u64,
         flops: 4 * (entries * call.width * call.hidden) as u64,
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [x, experts, gate, gate_scales, up, up_scales, h] = bound(buffers);
+    let visits = visits(dispatch, experts);
+    up_rows(dispatch, &visits, x, [gate, gate_scales, up, up_scales], h);
+}
+
+/// Expert of the stack that is bound, and slot; `None` if the stack has not this expert.
+pub(crate) fn visit(dispatch: &Dispatch, expert: u32, slot: usize) -> Option<[usize; 2]> {
+    let expert = expert.wrapping_sub(dispatch.word("first_expert"));
+    (expert < dispatch.word("n_experts")).then_some([expert as usize, slot])
+}
+
+/// All of them, in the order of the slots.
+pub(crate) fn visits(dispatch: &Dispatch, experts: &[u32]) -> Vec<[usize; 2]> {
+    (0..dispatch.size("tokens") * dispatch.size("slots"))
+        .filter_map(|slot| visit(dispatch, experts[slot], slot))
+        .collect()
+}
+
+/// Leaves `h` of some slots.
+pub(crate) fn up_rows(
+    dispatch: &Dispatch,
+    visits: &[[usize; 2]],
+    x: &[u32],
+    [gate, gate_scales, up, up_scales]: [&[u32]; 4],
+    h: &mut [u32],
+) {
+    let [slots, width, hidden, x_stride] = dispatch.sizes(["slots", "width", "hidden", "x_stride"]);
+    let gate = Matrices::new(dispatch, gate, gate_scales, [width, hidden]);
+    let up = Matrices::new(dispatch, up, up_scales, [width, hidden]);
+    for &[expert, slot] in visits {
+        let x = floats(x, slot / slots * x_stride, hidden);
+        for row in 0..width {
+            let gate = dot(&gate.row_of(expert, row), &x);
+            let up = dot(&up.row_of(expert, row), &x);
+            let silu = gate / (1.0 + (-gate).exp());
+            set(h, slot * width + row, silu * up);
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! First half of a feed-forward, or of the tokens' experts, for many tokens.
 
-use crate::expert_plan::{self, max_tiles};
+use crate::expert_plan::{self, max_tiles, planned};
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
-use crate::mlp_up::is_ragged;
+use crate::mlp_up::{is_ragged, up_rows};
 use crate::pieces::plain;
+use crate::reference::bound;
 use crate::weights::{DTYPES, WEIGHTS, bytes, row_units};
 
 /// `h = silu(gate x) * (up x)` of every slot whose expert is in the stack.
@@ -43,6 +44,7 @@ pub const KERNEL: Kernel = Kernel {
         x_stride,
         tiles,
     }),
+    reference,
 };
 
 /// Sizes of a launch, as the kernel reads them.
@@ -136,4 +138,10 @@ pub(crate) fn spread_evenly(
     let active = slots.min(n_experts as u64);
     let tiles = slots.div_ceil(expert_plan::tile(tuning).into());
     (slots, tiles.max(active))
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [x, plan, gate, gate_scales, up, up_scales, h] = bound(buffers);
+    let visits = planned(dispatch, plan);
+    up_rows(dispatch, &visits, x, [gate, gate_scales, up, up_scales], h);
 }

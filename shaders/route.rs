@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::{REDUCE, plain};
+use crate::reference::{bound, float, floats, set, set_all};
 
 /// `scores`, `experts` and `weights` of each row of `logits`.
 pub const KERNEL: Kernel = Kernel {
@@ -41,6 +42,7 @@ pub const KERNEL: Kernel = Kernel {
         position,
         padding,
     }),
+    reference,
 };
 
 /// Scores are sigmoids of the logits.
@@ -158,4 +160,102 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             flops: tokens * n_experts * 8,
         },
     }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [logits, bias, forced, scores, experts, weights, status] = bound(buffers);
+    let [n_experts, k, n_shared] = dispatch.sizes(["n_experts", "k", "n_shared"]);
+    for token in 0..dispatch.size("tokens") {
+        let row = token * n_experts;
+        let logits = floats(logits, row, n_experts);
+        let softmax = dispatch.knob("SCORING") == SOFTMAX;
+        // What makes NaN of scores.
+        let breaks = |logit: &f64| logit.is_nan() || (softmax && *logit == f64::INFINITY);
+        let is_bad = logits.iter().any(breaks);
+        set_all(scores, row, &gate_scores(softmax, &logits));
+        // From here on as they were rounded: the choice depends on it.
+        let scores = floats(scores, row, n_experts);
+        let replayed = (dispatch.word("has_forced") != 0)
+            .then(|| &forced[token * k..][..k])
+            .filter(|row| row.first().is_some_and(|&expert| expert as i32 >= 0));
+        let chosen: Vec<usize> = match replayed {
+            _ if is_bad => (0..k).collect(),
+            Some(row) => row.iter().map(|&id| (id as i32).max(0) as usize).collect(),
+            None => {
+                let bias = |expert| match dispatch.word("has_bias") {
+                    0 => 0.0,
+                    _ => float(bias, expert),
+                };
+                let biased = scores.iter().enumerate();
+                // An f32 sum, as ties depend on it.
+                choose(
+                    dispatch,
+                    biased.map(|(e, s)| (s + bias(e)) as f32).collect(),
+                )
+            }
+        };
+        let chosen: Vec<usize> = chosen.iter().map(|&id| id.min(n_experts - 1)).collect();
+        let divisor = match dispatch.word("normalise") {
+            0 => 1.0,
+            _ => chosen.iter().map(|&id| scores[id]).sum::<f64>() + 1e-20,
+        };
+        let first = token * (k + n_shared);
+        for (slot, &id) in chosen.iter().enumerate() {
+            let weight = scores[id] / divisor * dispatch.float("scaling");
+            experts[first + slot] = id as u32;
+            set(weights, first + slot, if is_bad { 0.0 } else { weight });
+        }
+        for shared in 0..n_shared {
+            experts[first + k + shared] = (n_experts + shared) as u32;
+            set(weights, first + k + shared, 1.0);
+        }
+        if is_bad {
+            // The lowest position with a NaN stays.
+            let position = dispatch.word("position") + token as u32;
+            status[1] = status[1].max(0x8000_0000 - position);
+        }
+    }
+}
+
+fn gate_scores(softmax: bool, logits: &[f64]) -> Vec<f64> {
+    if !softmax {
+        let sigmoid = |logit: &f64| 1.0 / (1.0 + (-logit).exp());
+        return logits.iter().map(sigmoid).collect();
+    }
+    // -inf counts as the least number, so that a row of nothing else has a softmax.
+    let logits: Vec<f64> = logits.iter().map(|logit| logit.max(-3.4e38)).collect();
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers: Vec<f64> = logits.iter().map(|logit| (logit - most).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
+/// The `k` best of the groups that stay.
+fn choose(dispatch: &Dispatch, mut biased: Vec<f32>) -> Vec<usize> {
+    let (method, n_groups) = (dispatch.knob("METHOD"), dispatch.size("n_groups"));
+    if method != GREEDY && n_groups > 1 {
+        let size = biased.len() / n_groups;
+        let (n_best, struck) = match method {
+            GROUPS_BY_TWO => (2, f32::NEG_INFINITY),
+            _ => (1, 0.0),
+        };
+        let of_group = |group: &[f32]| {
+            let order = best(group);
+            order.iter().take(n_best).map(|&at| group[at]).sum()
+        };
+        let groups: Vec<f32> = biased.chunks_exact(size).map(of_group).collect();
+        for group in best(&groups).into_iter().skip(dispatch.size("n_kept")) {
+            biased[group * size..][..size].fill(struck);
+        }
+    }
+    let mut order = best(&biased);
+    order.truncate(dispatch.size("k"));
+    order
+}
+
+/// Indices, those of the largest numbers first, of equal ones the lower; 0 and -0 are equal.
+fn best(numbers: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by(|&a, &b| (numbers[b] + 0.0).total_cmp(&(numbers[a] + 0.0)));
+    order
 }

@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
 use crate::pieces::{REDUCE, plain};
+use crate::reference::{bound, floats, set};
 
 /// The best token, or one drawn from the nucleus.
 pub const KERNEL: Kernel = Kernel {
@@ -28,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
         top_p,
         uniform_number,
     }),
+    reference,
 };
 
 /// The largest logit.
@@ -117,5 +119,109 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
             write_bytes: 4 * PICKED_WORDS as u64,
             flops: 10 * passes * call.vocab as u64,
         },
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [logits, picked] = bound(buffers);
+    let [vocab, logits_offset] = dispatch.sizes(["vocab", "logits_offset"]);
+    let row = floats(logits, logits_offset, vocab);
+    picked[..PICKED_WORDS].fill(0);
+    let is_broken = |logit: &f64| logit.is_nan() || *logit == f64::INFINITY;
+    for (flag, is_set) in [
+        (NAN, row.iter().any(|logit| logit.is_nan())),
+        (INFINITE, row.contains(&f64::INFINITY)),
+        (
+            IMPOSSIBLE,
+            row.iter().all(|logit| *logit == f64::NEG_INFINITY),
+        ),
+    ] {
+        picked[1] |= if is_set { flag } else { 0 };
+    }
+    let chosen = match picked[1] {
+        0 => {
+            let draw = draw(dispatch, &row);
+            let most = row[best(&row)[0]];
+            let sum: f64 = weights(&row, PLAIN).iter().sum();
+            set(picked, 3, most + sum.ln());
+            set(picked, 4, draw.share.ln());
+            picked[5] = draw.n_kept as u32;
+            draw.id
+        }
+        _ => row.iter().position(is_broken).unwrap_or(0),
+    };
+    picked[0] = chosen as u32;
+    picked[2] = logits[logits_offset + chosen];
+}
+
+/// A quarter of the distance to the largest logit beyond which `exp` of it counts for nothing, and
+/// what that quarter is multiplied with, at temperature 1.
+const PLAIN: [f64; 2] = [21.75, 4.0];
+
+/// `exp((logit - most) / temperature)`, by a quarter of the distance as the kernel has it.
+fn weights(logits: &[f64], [cutoff, inverse]: [f64; 2]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weight = |logit: &f64| match 0.25 * (most - logit) {
+        gap if gap > cutoff => 0.0,
+        gap => (-gap * inverse).exp(),
+    };
+    logits.iter().map(weight).collect()
+}
+
+/// Ids, best first, of equal ones the lower: the sort is stable.
+fn best(logits: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)));
+    order
+}
+
+struct Draw {
+    id: usize,
+    /// Of the probability within the nucleus.
+    share: f64,
+    n_kept: usize,
+}
+
+fn draw(dispatch: &Dispatch, logits: &[f64]) -> Draw {
+    let order = best(logits);
+    if dispatch.knob("METHOD") == GREEDY {
+        return Draw {
+            id: order[0],
+            share: 1.0,
+            n_kept: 1,
+        };
+    }
+    let weights = weights(
+        logits,
+        [dispatch.float("cutoff"), dispatch.float("inverse")],
+    );
+    // The fewest best tokens that reach top_p of all, and one at least.
+    let top_p = dispatch.float("top_p");
+    let wanted = match top_p < 1.0 {
+        true => top_p * weights.iter().sum::<f64>(),
+        false => f64::INFINITY,
+    };
+    let mut kept = Vec::new();
+    let mut reached = 0.0;
+    for &id in order.iter().filter(|&&id| weights[id] > 0.0) {
+        kept.push(id);
+        reached += weights[id];
+        if reached >= wanted {
+            break;
+        }
+    }
+    kept.sort_unstable();
+    let sum: f64 = kept.iter().map(|&id| weights[id]).sum();
+    let mut reached = 0.0;
+    let passes = |&&id: &&usize| {
+        reached += weights[id];
+        reached > dispatch.float("uniform_number") * sum
+    };
+    let id = kept.iter().find(passes).or(kept.last());
+    let id = *id.expect("the best token weighs 1 and is kept");
+    Draw {
+        id,
+        share: weights[id] / sum,
+        n_kept: kept.len(),
     }
 }

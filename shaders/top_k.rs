@@ -2,6 +2,7 @@
 
 use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
 use crate::pieces::plain;
+use crate::reference::{bound, floats};
 
 /// The `k` highest of each row's visible scores, ties to the lower position, as ascending positions.
 pub const KERNEL: Kernel = Kernel {
@@ -21,6 +22,7 @@ pub const KERNEL: Kernel = Kernel {
         scores_stride,
         unused,
     }),
+    reference,
 };
 
 /// Lanes where a barrier takes turns of them all.
@@ -96,5 +98,30 @@ fn cost(call: &Call) -> Cost {
         read_bytes: 4 * 4 * scores,
         write_bytes: 4 * (call.tokens * call.k) as u64,
         flops: 0,
+    }
+}
+
+fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
+    let [scores, selection, status] = bound(buffers);
+    let [first_row, k, scores_stride] = dispatch.sizes(["first_row", "k", "scores_stride"]);
+    for token in 0..dispatch.size("tokens") {
+        let position = dispatch.word("position") + token as u32;
+        let mut chosen: Vec<u32> = (0..=position).collect();
+        if chosen.len() > k {
+            let row = floats(scores, token * scores_stride, chosen.len());
+            if row.iter().any(|score| score.is_nan()) {
+                // The lowest position with a NaN stays.
+                status[0] = status[0].max(0x8000_0000 - position);
+            } else {
+                // A stable sort leaves the lower position before its equals; 0 and -0 are equal.
+                let score = |at: &u32| row[*at as usize] + 0.0;
+                chosen.sort_by(|a, b| score(b).total_cmp(&score(a)));
+            }
+        }
+        chosen.truncate(k);
+        chosen.sort_unstable();
+        // All ones is -1.
+        chosen.resize(k, u32::MAX);
+        selection[(first_row + token) * k..][..k].copy_from_slice(&chosen);
     }
 }

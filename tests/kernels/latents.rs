@@ -597,6 +597,7 @@ mod numbers {
             fields: &[("n", 0), ("unused", 4)],
             size_bytes: 8,
         },
+        reference: |_, _| (),
     };
 
     const TEXT: &str = "

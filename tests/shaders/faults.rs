@@ -52,6 +52,7 @@ fn axpy(text: String) -> Kernel {
             fields: FIELDS,
             size_bytes: 8,
         },
+        reference: |_, _| (),
     }
 }
 
