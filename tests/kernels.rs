@@ -1,4 +1,4 @@
-//! Each WGSL kernel by itself against plain `f64` code, on every adapter found, at every tuning.
+//! Each WGSL kernel by itself against its `f64` reference, on every adapter found, at every tuning.
 //!
 //! They run through plain wgpu here, not through the engine: whole models are in `gpu` and `golden`.
 
@@ -11,16 +11,16 @@ mod combine;
 mod copy_words;
 mod embed;
 mod expert_plan;
-mod gpu;
+pub mod gpu;
 mod index_query;
 mod index_scores;
+mod inputs;
 mod latents;
 mod matmul;
 mod matvec;
-mod mlp_down;
-mod mlp_down_tiled;
-mod mlp_up;
-mod mlp_up_tiled;
+mod mlp;
+mod mlp_tiled;
+mod numbers;
 mod route;
 mod sample;
 mod top_k;

@@ -1,7 +1,7 @@
 //! All integration tests in one binary: linking the engine takes longer than most of them.
 //!
 //! Three groups by need. *Null* tests need nothing, *unit* tests the CPU, *backend* tests every wgpu
-//! adapter found; where there is none they say so.
+//! adapter found; where there is none they fail.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
@@ -16,6 +16,7 @@ mod hostile_checkpoint;
 mod kernels;
 mod past;
 mod portable_ops;
+
 mod runner;
 mod selector;
 mod shaders;
@@ -28,6 +29,23 @@ mod whatif;
 mod random_model;
 
 use std::path::PathBuf;
+
+/// Adapters, of which `make test` installs a software one: no test passes by finding none.
+#[track_caller]
+fn found<T>(adapters: Vec<T>) -> Vec<T> {
+    assert!(
+        !adapters.is_empty(),
+        "no wgpu adapter found: install a Vulkan driver, such as Mesa's software one \
+         (Debian: libvulkan1 mesa-vulkan-drivers)"
+    );
+    adapters
+}
+
+#[test]
+#[should_panic = "no wgpu adapter found: install"]
+fn a_test_that_finds_no_adapter_fails() {
+    found::<kernels::gpu::Gpu>(Vec::new());
+}
 
 /// A folder of `tests/fixtures`.
 fn fixture(name: &str) -> PathBuf {

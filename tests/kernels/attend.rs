@@ -1,19 +1,18 @@
-//! `attend` against a softmax in `f64` over the decoded latents.
+//! `attend` against its reference.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::BTreeSet;
+
+use rand_chacha::rand_core::Rng;
+use shaders::Tuning;
 use shaders::attend::{Call, KERNEL, dispatch, splits};
-use shaders::kernel::Tuning;
-use shaders::latent_cache::{BF16, BLOCK, F32, FLASH_MLA, FORMATS, FP8, n_scales, token_words};
+use shaders::latent_cache::{F32, FLASH_MLA, FORMATS, FP8, token_words};
 
-use super::gpu;
+use super::gpu::{self, Gpu, Near};
+use super::inputs::{latent, noise, seeded};
 
 /// Scores of magnitude 10 carry 1e-6 of rounding into their exponentials; sums of products add less.
 /// Seen is 1e-6.
 const CLOSE: f64 = 1e-5;
-
-/// Values that no score depends on: they must not be read, or not matter.
-const NAN: u32 = 0xffff_fe5d;
 
 /// A call and its inputs.
 pub struct Case {
@@ -22,52 +21,26 @@ pub struct Case {
     pub q: Vec<f32>,
     /// The binding `latents`; NaN at every position that no token of the call may read.
     pub latents: Vec<u32>,
-    /// `[positions, rank + dr]`
-    pub values: Vec<f64>,
     /// `[rows, k]`, empty where all positions are read.
     pub selection: Vec<i32>,
 }
 
-/// Sizes of a case: the first query is at `position` and has every position before it to choose from.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    pub latent: u32,
-    pub dense: bool,
-    pub tokens: usize,
-    pub heads: usize,
-    pub rank: usize,
-    pub dr: usize,
-    pub position: usize,
-    pub k: usize,
-}
-
-/// A number in -1..1.
-fn uniform(random: &mut ChaCha8Rng) -> f32 {
-    (random.next_u32() >> 8) as f32 / 8_388_608.0 - 1.0
-}
-
-/// A random case: two rows before the call's, each row selects up to `k` of what it sees, the last
+/// A random case: the first query is at `position` and has every position before it to choose from.
+/// There are two rows before the call's, and each row selects up to `k` of what it sees, the last
 /// one fewer.
-pub fn case(sizes: Sizes) -> Case {
-    let seed = (sizes.rank * 31 + sizes.heads * 7 + sizes.position) as u64;
-    let mut random = ChaCha8Rng::seed_from_u64(seed + 1000 * u64::from(sizes.latent));
+pub fn case(call: Call) -> Case {
+    let seed = (call.rank * 31 + call.heads * 7 + call.position) as u64;
+    let random = &mut seeded(seed + 1000 * u64::from(call.latent));
+    let channels = call.rank + call.dr;
     let call = Call {
-        latent: sizes.latent,
-        dense: sizes.dense,
-        tokens: sizes.tokens,
         first_row: 2,
-        heads: sizes.heads,
-        rank: sizes.rank,
-        dr: sizes.dr,
-        position: sizes.position,
-        k: sizes.k,
         // Scores of magnitude 10, as they are of a trained model.
-        scale: 20.0 / ((sizes.rank + sizes.dr) as f32).sqrt(),
+        scale: 20.0 / (channels as f32).sqrt(),
+        ..call
     };
-    let channels = sizes.rank + sizes.dr;
     let rows = call.first_row + call.tokens;
     let mut q = vec![f32::NAN; call.first_row * call.heads * channels];
-    q.extend((0..call.tokens * call.heads * channels).map(|_| uniform(&mut random)));
+    q.extend(noise(random, call.tokens * call.heads * channels, 1.0));
 
     let mut selection = Vec::new();
     if !call.dense {
@@ -78,7 +51,7 @@ pub fn case(sizes: Sizes) -> Case {
             if token + 1 == call.tokens && token > 0 {
                 n -= n / 3;
             }
-            let mut chosen = std::collections::BTreeSet::new();
+            let mut chosen = BTreeSet::new();
             // Its own position always, so that the largest one is used.
             chosen.insert(visible as i32 - 1);
             while chosen.len() < n {
@@ -92,228 +65,84 @@ pub fn case(sizes: Sizes) -> Case {
 
     let positions = call.position + call.tokens;
     let words = token_words(call.latent, call.rank, call.dr);
-    let mut latents = vec![NAN; positions * words];
-    let mut values = vec![f64::NAN; positions * channels];
-    for position in 0..positions {
+    let mut latents = gpu::garbage(positions * words);
+    for (position, to) in latents.chunks_mut(words).enumerate() {
         if call.dense || selection[call.first_row * call.k..].contains(&(position as i32)) {
-            let (packed, decoded) = latent(&mut random, &call);
-            latents[position * words..][..words].copy_from_slice(&packed);
-            values[position * channels..][..channels].copy_from_slice(&decoded);
+            to.copy_from_slice(&latent(random, call.latent, call.rank, call.dr));
         }
     }
     Case {
         call,
         q,
         latents,
-        values,
         selection,
     }
 }
 
-/// One cached latent, and what it means.
-fn latent(random: &mut ChaCha8Rng, call: &Call) -> (Vec<u32>, Vec<f64>) {
-    let (mut words, mut values) = (Vec::new(), Vec::new());
-    let channels = call.rank + call.dr;
-    let mut exact = call.rank;
-    if call.latent == F32 || call.latent == BF16 {
-        exact = 0;
-    } else {
-        let scales: Vec<f32> = (0..n_scales(call.rank))
-            .map(|_| 2f32.powi((random.next_u32() % 3) as i32 - 9))
-            .collect();
-        words.resize(call.rank / 4, 0);
-        for channel in 0..call.rank {
-            let byte = match random.next_u32() & 0xff {
-                0x7f | 0xff => 0,
-                byte => byte,
-            };
-            words[channel / 4] |= byte << (channel % 4 * 8);
-            values.push(from_e4m3(byte) * f64::from(scales[channel / BLOCK]));
-        }
-        words.extend(gpu::words(&scales));
-    }
-    for channel in exact..channels {
-        let value = uniform(random);
-        match call.latent {
-            F32 | FP8 => {
-                words.push(value.to_bits());
-                values.push(f64::from(value));
-            }
-            _ => {
-                let rounded = half::bf16::from_f32(value);
-                let bits = u32::from(rounded.to_bits());
-                match (channel - exact) % 2 {
-                    0 => words.push(bits),
-                    _ => *words.last_mut().unwrap() |= bits << 16,
-                }
-                values.push(rounded.to_f64());
-            }
-        }
-    }
-    (words, values)
-}
-
-fn from_e4m3(byte: u32) -> f64 {
-    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
-    let mantissa = f64::from(byte & 7);
-    match byte >> 3 & 15 {
-        0 => sign * mantissa * 2f64.powi(-9),
-        exponent => sign * (8.0 + mantissa) * 2f64.powi(exponent as i32 - 10),
-    }
-}
-
 impl Case {
-    /// Positions of the slots of a token, -1 where there is none.
-    fn slots(&self, token: usize) -> Vec<i32> {
-        match self.call.dense {
-            true => (0..=(self.call.position + token) as i32).collect(),
-            false => self.selection[(self.call.first_row + token) * self.call.k..][..self.call.k]
-                .to_vec(),
-        }
-    }
-
-    /// Softmax weights of the slots of a head, and log of the sum of exponentials; zeros and nothing
-    /// where there is no slot.
-    pub fn weights(&self, token: usize, head: usize) -> (Vec<f64>, Option<f64>) {
-        let channels = self.call.rank + self.call.dr;
-        let q = &self.q[((self.call.first_row + token) * self.call.heads + head) * channels..]
-            [..channels];
-        let scores: Vec<f64> = self
-            .slots(token)
-            .iter()
-            .map(|&position| {
-                if position < 0 {
-                    return f64::NEG_INFINITY;
-                }
-                let latent = &self.values[position as usize * channels..][..channels];
-                let sum: f64 = q.iter().zip(latent).map(|(q, c)| f64::from(*q) * c).sum();
-                sum * f64::from(self.call.scale)
-            })
-            .collect();
-        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if most == f64::NEG_INFINITY {
-            return (vec![0.0; scores.len()], None);
-        }
-        let total: f64 = scores.iter().map(|score| (score - most).exp()).sum();
-        let weights = scores
-            .iter()
-            .map(|score| (score - most).exp() / total)
-            .collect();
-        (weights, Some(most + total.ln()))
-    }
-
-    /// `o_lat` of a head.
-    fn expected(&self, token: usize, head: usize) -> Vec<f64> {
-        let channels = self.call.rank + self.call.dr;
-        let mut sums = vec![0.0; self.call.rank];
-        let (weights, _) = self.weights(token, head);
-        for (position, weight) in self.slots(token).iter().zip(weights) {
-            if *position >= 0 {
-                let latent = &self.values[*position as usize * channels..];
-                for (sum, value) in sums.iter_mut().zip(latent) {
-                    *sum += weight * value;
-                }
-            }
-        }
-        sums
-    }
-
-    /// The binding `selection`.
-    pub fn selection(&self) -> Vec<u32> {
-        match self.selection.is_empty() {
-            true => gpu::garbage(4),
-            false => self
-                .selection
-                .iter()
-                .map(|&position| position as u32)
-                .collect(),
-        }
-    }
-
-    /// What the kernel makes of it: `out` and `stats`, as words.
-    pub fn run(&self, gpu: &gpu::Gpu, tuning: &Tuning) -> [Vec<u32>; 2] {
+    /// What `attend` gets.
+    pub fn buffers(&self, tuning: &Tuning) -> [Vec<u32>; 5] {
         let rows = self.call.tokens * splits(&self.call, tuning) * self.call.heads;
-        let mut buffers = [
+        [
             gpu::words(&self.q),
             self.latents.clone(),
-            self.selection(),
+            match self.selection.is_empty() {
+                true => gpu::garbage(4),
+                false => self.selection.iter().map(|&at| at as u32).collect(),
+            },
             gpu::garbage(rows * self.call.rank),
             gpu::garbage(rows * 2),
+        ]
+    }
+
+    /// Compares all splits of all heads of all tokens; gives `out` and `stats`.
+    fn check(&self, gpu: &Gpu, tuning: &Tuning) -> [Vec<u32>; 2] {
+        let near = [
+            ("out", Near::Rows(self.call.rank, CLOSE)),
+            ("stats", Near::Packed),
         ];
-        gpu.run(&dispatch(&self.call, tuning), &mut buffers);
-        let [_, _, _, out, stats] = buffers;
+        let dispatch = dispatch(&self.call, tuning);
+        let [found, expected] = gpu.check(&dispatch, &self.buffers(tuning), &near);
+        // Largest scores beside those of the other heads, sums of exponentials by themselves.
+        for (at, row) in [(0, self.call.heads), (1, 1)] {
+            let [found, expected] = [&found, &expected].map(|all| {
+                all[4]
+                    .iter()
+                    .copied()
+                    .skip(at)
+                    .step_by(2)
+                    .collect::<Vec<_>>()
+            });
+            let what = format!("{} {tuning:?} {:?}: stats {at}", gpu.name, self.call);
+            gpu::assert_close(&found, &expected, row, CLOSE, &what);
+        }
+        let [_, _, _, out, stats] = found.try_into().expect("five bindings");
         [out, stats]
     }
 
-    /// Runs it and compares all heads of all tokens, the splits merged in `f64`.
-    #[track_caller]
-    fn check(&self, gpu: &gpu::Gpu, tuning: &Tuning) {
-        let call = &self.call;
-        let what = format!("{} {tuning:?} {call:?}", gpu.name);
-        let [out, stats] = self.run(gpu, tuning);
-        let (out, stats) = (gpu::floats(&out), gpu::floats(&stats));
-        let splits = splits(call, tuning);
-        for token in 0..call.tokens {
-            for head in 0..call.heads {
-                let rows: Vec<usize> = (0..splits)
-                    .map(|split| (token * splits + split) * call.heads + head)
-                    .collect();
-                let most = rows
-                    .iter()
-                    .map(|&row| stats[2 * row])
-                    .fold(f32::MIN, f32::max);
-                let mut total = 0.0;
-                let mut sums = vec![0.0; call.rank];
-                for &row in &rows {
-                    let factor = f64::from(stats[2 * row] - most).exp();
-                    total += factor * f64::from(stats[2 * row + 1]);
-                    for (sum, value) in sums.iter_mut().zip(&out[row * call.rank..]) {
-                        *sum += factor * f64::from(*value);
-                    }
-                }
-                let what = format!("{what}: token {token} head {head}");
-                match self.weights(token, head).1 {
-                    Some(log_sum) => {
-                        let found: Vec<f32> = sums.iter().map(|sum| (sum / total) as f32).collect();
-                        gpu::assert_close(&found, &self.expected(token, head), CLOSE, &what);
-                        let found = (f64::from(most) + total.ln()) as f32;
-                        gpu::assert_close(&[found], &[log_sum], CLOSE, &what);
-                    }
-                    None => {
-                        assert_eq!((total, most), (0.0, -1e30), "{what}");
-                        assert!(sums.iter().all(|sum| *sum == 0.0), "{what}: {sums:?}");
-                    }
-                }
-            }
-        }
+    fn check_all(&self) {
+        gpu::each(&KERNEL, |gpu, tuning| {
+            self.check(gpu, tuning);
+        });
     }
 }
 
-/// The tunings that differ: there is no other text for subgroups.
-pub fn tunings(gpu: &gpu::Gpu) -> impl Iterator<Item = Tuning> {
-    let all = gpu.tunings().into_iter();
-    all.filter(|tuning| !tuning.subgroups || KERNEL.has_subgroup_text())
+fn check(call: Call) {
+    case(call).check_all();
 }
 
-#[track_caller]
-fn check(sizes: Sizes) {
-    let case = case(sizes);
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            case.check(gpu, &tuning);
-        }
-    }
-}
-
-const SMALL: Sizes = Sizes {
+/// The first row and the scale are chosen by [`case`].
+pub const SMALL: Call = Call {
     latent: F32,
     dense: false,
     tokens: 3,
+    first_row: 0,
     heads: 5,
     rank: 32,
     dr: 16,
     position: 20,
     k: 11,
+    scale: 0.0,
 };
 
 #[test]
@@ -321,21 +150,19 @@ fn every_format_dense_and_sparse() {
     for &latent in FORMATS {
         for dense in [false, true] {
             // One block of scales, and one that only begins.
-            let case = case(Sizes {
+            let case = case(Call {
                 latent,
                 dense,
                 rank: 132,
                 dr: 4,
                 ..SMALL
             });
-            for gpu in gpu::all() {
-                for tuning in tunings(gpu) {
-                    // Fat threads take long to compile; how positions are found is no matter of formats.
-                    if !(tuning.fat_threads && dense && latent != F32) {
-                        case.check(gpu, &tuning);
-                    }
+            gpu::each(&KERNEL, |gpu, tuning| {
+                // Fat threads take long to compile; how positions are found is no matter of formats.
+                if !(tuning.fat_threads && dense && latent != F32) {
+                    case.check(gpu, tuning);
                 }
-            }
+            });
         }
     }
 }
@@ -343,7 +170,7 @@ fn every_format_dense_and_sparse() {
 #[test]
 fn any_number_of_heads() {
     for heads in [1, 4, 16, 17, 128] {
-        check(Sizes {
+        check(Call {
             heads,
             rank: 8,
             dr: 4,
@@ -356,7 +183,7 @@ fn any_number_of_heads() {
 #[test]
 fn real_widths_and_wider_ones() {
     for (latent, rank, dr) in [(FLASH_MLA, 512, 64), (F32, 512, 64), (FP8, 640, 4)] {
-        check(Sizes {
+        check(Call {
             latent,
             tokens: 1,
             heads: 18,
@@ -376,8 +203,9 @@ fn splits_and_tiles_that_are_not_full() {
         (false, 298, 131),
         (true, 64, 0),
         (false, 63, 64),
+        (false, 150, 140),
     ] {
-        check(Sizes {
+        check(Call {
             latent: F32,
             dense,
             position,
@@ -386,10 +214,11 @@ fn splits_and_tiles_that_are_not_full() {
             heads: 3,
             rank: 8,
             dr: 4,
+            ..SMALL
         });
     }
     // Early rows see less than a split of the last one.
-    check(Sizes {
+    check(Call {
         dense: true,
         position: 0,
         tokens: 130,
@@ -403,7 +232,7 @@ fn splits_and_tiles_that_are_not_full() {
 #[test]
 fn one_slot_gives_its_latent() {
     for (dense, position, k) in [(true, 0, 0), (false, 9, 1), (false, 0, 2048)] {
-        let case = case(Sizes {
+        let case = case(Call {
             latent: F32,
             dense,
             position,
@@ -411,23 +240,14 @@ fn one_slot_gives_its_latent() {
             tokens: 1,
             ..SMALL
         });
-        let position = case.call.position;
-        let latent: Vec<f32> = case.values[position * 48..][..32]
-            .iter()
-            .map(|x| *x as f32)
-            .collect();
-        for gpu in gpu::all() {
-            for tuning in tunings(gpu) {
-                let [out, stats] = case.run(gpu, &tuning);
-                for (row, stats) in gpu::floats(&out)
-                    .chunks(32)
-                    .zip(gpu::floats(&stats).chunks(2))
-                {
-                    assert_eq!(row, latent, "{}: {tuning:?}", gpu.name);
-                    assert_eq!(stats[1], 1.0, "{}: {tuning:?}", gpu.name);
-                }
+        let latent = &case.latents[case.call.position * 48..][..32];
+        gpu::each(&KERNEL, |gpu, tuning| {
+            let [out, stats] = case.check(gpu, tuning);
+            for (row, stats) in out.chunks(32).zip(stats.chunks(2)) {
+                assert_eq!(row, latent, "{}: {tuning:?}", gpu.name);
+                assert_eq!(stats[1], 1_f32.to_bits(), "{}: {tuning:?}", gpu.name);
             }
-        }
+        });
     }
 }
 
@@ -438,11 +258,7 @@ fn rows_without_a_slot_are_nothing() {
     // The second token of three, and then all of them.
     for rows in [3..4, 2..5] {
         case.selection[rows.start * k..rows.end * k].fill(-1);
-        for gpu in gpu::all() {
-            for tuning in tunings(gpu) {
-                case.check(gpu, &tuning);
-            }
-        }
+        case.check_all();
     }
 }
 
@@ -453,11 +269,7 @@ fn a_gap_in_the_selection_is_skipped() {
     for at in [0, 1, 2, 3, 5, 10] {
         case.selection[first + at] = -1;
     }
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            case.check(gpu, &tuning);
-        }
-    }
+    case.check_all();
 }
 
 /// Integers, so that scores up to 2^24 are exact and only the exponentials round.
@@ -470,14 +282,10 @@ fn integers(case: &mut Case, q: f32, first_row: usize) {
     {
         *q_lat = q * ((at * 7 % 5) as f32 - 2.0);
     }
-    for (at, value) in case
-        .values
-        .iter_mut()
-        .enumerate()
-        .filter(|(_, value)| !value.is_nan())
-    {
-        *value = (at * 11 % 7) as f64 - 3.0;
-        case.latents[at] = (*value as f32).to_bits();
+    for (at, word) in case.latents.iter_mut().enumerate() {
+        if !f32::from_bits(*word).is_nan() {
+            *word = ((at * 11 % 7) as f32 - 3.0).to_bits();
+        }
     }
 }
 
@@ -485,7 +293,7 @@ fn integers(case: &mut Case, q: f32, first_row: usize) {
 fn scores_far_beyond_the_range_of_exp() {
     for dense in [false, true] {
         for q in [1000.0, -1000.0, 65536.0] {
-            let mut case = case(Sizes {
+            let mut case = case(Call {
                 dense,
                 position: 150,
                 k: 100,
@@ -493,33 +301,25 @@ fn scores_far_beyond_the_range_of_exp() {
                 ..SMALL
             });
             integers(&mut case, q, 2);
-            for gpu in gpu::all() {
-                for tuning in tunings(gpu) {
-                    case.check(gpu, &tuning);
-                }
-            }
+            case.check_all();
         }
     }
 }
 
 #[test]
 fn scores_that_are_all_equal_give_the_mean() {
-    let mut case = case(Sizes {
+    let mut case = case(Call {
         position: 150,
         k: 100,
         ..SMALL
     });
     integers(&mut case, 0.0, 2);
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            case.check(gpu, &tuning);
-        }
-    }
+    case.check_all();
 }
 
 #[test]
 fn the_last_position_of_the_longest_context() {
-    check(Sizes {
+    check(Call {
         latent: FLASH_MLA,
         position: 163_839,
         k: 5,
@@ -529,23 +329,4 @@ fn the_last_position_of_the_longest_context() {
         dr: 4,
         ..SMALL
     });
-}
-
-#[test]
-fn a_second_run_gives_the_same_bits() {
-    let case = case(Sizes {
-        position: 150,
-        k: 140,
-        ..SMALL
-    });
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            assert_eq!(
-                case.run(gpu, &tuning),
-                case.run(gpu, &tuning),
-                "{}",
-                gpu.name
-            );
-        }
-    }
 }

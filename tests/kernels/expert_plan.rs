@@ -1,58 +1,49 @@
-//! `expert_plan` against a stable sort.
+//! `expert_plan` against its reference, and what makes a plan one.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-use shaders::expert_plan::{Call, dispatch, max_tiles, plan_words, tile};
-use shaders::kernel::Tuning;
+use rand_chacha::rand_core::Rng;
+use shaders::Tuning;
+use shaders::expert_plan::{Call, KERNEL, dispatch, max_tiles, plan_words, tile};
 
-use super::gpu::{self, Gpu};
+use super::gpu;
+use super::inputs::seeded;
 
-/// The plan of `experts`.
-pub fn plan(gpu: &Gpu, tuning: &Tuning, call: &Call, experts: &[u32]) -> Vec<u32> {
+/// The plan of `experts`, by the reference.
+pub fn plan(tuning: &Tuning, call: &Call, experts: &[u32]) -> Vec<u32> {
     let mut buffers = [experts.to_vec(), gpu::garbage(plan_words(call, tuning))];
-    gpu.run(&dispatch(call, tuning), &mut buffers);
+    dispatch(call, tuning).run_reference(&mut buffers);
     let [_, plan] = buffers;
     plan
 }
 
 fn check(call: &Call, experts: &[u32]) {
-    for gpu in gpu::all() {
-        for tuning in gpu.tunings() {
-            let found = plan(gpu, &tuning, call, experts);
-            let tiles = max_tiles(call, &tuning);
-            let (records, order) = found.split_at(4 * tiles);
+    gpu::each(&KERNEL, |gpu, tuning| {
+        let buffers = [experts.to_vec(), gpu::garbage(plan_words(call, tuning))];
+        gpu.check(&dispatch(call, tuning), &buffers, &[]);
 
-            let mut expected: Vec<u32> = (0..call.n() as u32).collect();
-            expected.retain(|&slot| (experts[slot as usize] as usize) < call.n_experts);
-            expected.sort_by_key(|&slot| experts[slot as usize]);
-            assert_eq!(
-                order[..expected.len()],
-                expected,
-                "{call:?}, {}, {tuning:?}",
-                gpu.name
-            );
+        let found = plan(tuning, call, experts);
+        let (records, order) = found.split_at(4 * max_tiles(call, tuning));
+        let mut expected: Vec<u32> = (0..call.n() as u32).collect();
+        expected.retain(|&slot| (experts[slot as usize] as usize) < call.n_experts);
+        expected.sort_by_key(|&slot| experts[slot as usize]);
+        assert_eq!(order[..expected.len()], expected, "{call:?}, {tuning:?}");
 
-            // Each slot is in one tile, with its own expert, and no tile is too long.
-            let mut covered = vec![0; expected.len()];
-            for record in records.chunks(4) {
-                let [expert, first, count, zero] = record else {
-                    unreachable!()
-                };
-                assert!(*count <= tile(&tuning) && *zero == 0, "{record:?}");
-                for at in *first as usize..(first + count) as usize {
-                    assert_eq!(experts[order[at] as usize], *expert);
-                    covered[at] += 1;
-                }
+        // Each slot is in one tile, with its own expert, and no tile is too long.
+        let mut covered = vec![0; expected.len()];
+        for record in records.chunks(4) {
+            let (expert, first, count) = (record[0], record[1] as usize, record[2] as usize);
+            assert!(count as u32 <= tile(tuning) && record[3] == 0, "{record:?}");
+            for at in first..first + count {
+                assert_eq!(experts[order[at] as usize], expert);
+                covered[at] += 1;
             }
-            assert!(covered.iter().all(|&times| times == 1), "{covered:?}");
-            assert_eq!(found, plan(gpu, &tuning, call, experts), "twice");
         }
-    }
+        assert!(covered.iter().all(|&times| times == 1), "{covered:?}");
+    });
 }
 
 #[test]
 fn slots_are_sorted_by_expert_and_stay_in_order() {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let random = &mut seeded(1);
     for (tokens, slots, n_experts) in [(1, 1, 1), (9, 3, 5), (100, 9, 257), (257, 2, 3), (70, 1, 1)]
     {
         let call = Call {
@@ -60,10 +51,8 @@ fn slots_are_sorted_by_expert_and_stay_in_order() {
             slots,
             n_experts,
         };
-        let experts: Vec<u32> = (0..call.n())
-            .map(|_| rng.next_u32() % n_experts as u32)
-            .collect();
-        check(&call, &experts);
+        let experts = (0..call.n()).map(|_| random.next_u32() % n_experts as u32);
+        check(&call, &experts.collect::<Vec<_>>());
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
-use shaders::kernel::{Dispatch, Tuning};
+use shaders::{Dispatch, Kernel, Tuning};
+
+use crate::found;
 
 /// An adapter that is open.
 pub struct Gpu {
@@ -21,14 +23,52 @@ const GUARD: [u32; 8] = [0xdead_beef; 8];
 /// Every adapter of this machine.
 pub fn all() -> &'static [Gpu] {
     static ALL: OnceLock<Vec<Gpu>> = OnceLock::new();
-    ALL.get_or_init(|| {
+    let all = ALL.get_or_init(|| {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends: wgpu::Backends::PRIMARY,
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
         adapters.into_iter().map(open).collect()
-    })
+    });
+    found(all.iter().collect());
+    all
+}
+
+/// Every adapter at every tuning that makes a difference to a kernel.
+pub fn each(kernel: &Kernel, mut work: impl FnMut(&Gpu, &Tuning)) {
+    for gpu in all() {
+        for subgroups in [false, true] {
+            for fat_threads in [false, true] {
+                if !subgroups || gpu.subgroups && kernel.has_subgroup_text() {
+                    let tuning = Tuning {
+                        subgroups,
+                        fat_threads,
+                    };
+                    work(gpu, &tuning);
+                }
+            }
+        }
+    }
+}
+
+/// How near the words of a binding must be to those of the reference.
+pub enum Near {
+    /// As f32, within a tolerance relative to the largest expected magnitude of a row of so many words.
+    Rows(usize, f64),
+    /// As packed numbers, which the test compares itself.
+    Packed,
+}
+
+/// [`Gpu::check`] on every adapter at every tuning.
+pub fn check(plan: impl Fn(&Tuning) -> Dispatch, buffers: &[Vec<u32>], near: &[(&str, Near)]) {
+    let tuning = |subgroups, fat_threads| Tuning {
+        subgroups,
+        fat_threads,
+    };
+    each(plan(&tuning(false, false)).kernel, |gpu, tuning| {
+        gpu.check(&plan(tuning), buffers, near);
+    });
 }
 
 fn open(adapter: wgpu::Adapter) -> Gpu {
@@ -49,20 +89,43 @@ fn open(adapter: wgpu::Adapter) -> Gpu {
 }
 
 impl Gpu {
-    /// Every tuning that this adapter can run.
-    pub fn tunings(&self) -> Vec<Tuning> {
-        let mut all = Vec::new();
-        for subgroups in [false, true] {
-            for fat_threads in [false, true] {
-                if self.subgroups || !subgroups {
-                    all.push(Tuning {
-                        subgroups,
-                        fat_threads,
-                    });
-                }
+    /// Runs the launch twice and its reference once, each on a copy of `buffers`; gives what the kernel
+    /// and what the reference have left. Both runs must leave the same bits, and each word must be the
+    /// reference's or, in the bindings that are named, near it: where that has left garbage, garbage.
+    #[track_caller]
+    pub fn check(
+        &self,
+        dispatch: &Dispatch,
+        buffers: &[Vec<u32>],
+        near: &[(&str, Near)],
+    ) -> [Vec<Vec<u32>>; 2] {
+        let Dispatch { kernel, knobs, .. } = dispatch;
+        let params: &[u32] = bytemuck::cast_slice(&dispatch.params);
+        let params: Vec<_> = kernel.params.fields.iter().zip(params).collect();
+        let what = format!("{} on {}: {knobs:?} {params:?}", kernel.name, self.name);
+        let [mut found, mut again, mut expected] = [(); 3].map(|()| buffers.to_vec());
+        dispatch.run_reference(&mut expected);
+        self.run(dispatch, &mut found);
+        self.run(dispatch, &mut again);
+        assert!(found == again, "{what}: not the same bits twice");
+        for (name, _) in near {
+            assert!(kernel.bindings.contains(name), "{what}: no {name}");
+        }
+        for (name, (found, expected)) in kernel.bindings.iter().zip(found.iter().zip(&expected)) {
+            let what = format!("{what}: {name}");
+            let near = near.iter().find(|(binding, _)| binding == name);
+            let differs = |(found, expected): (&u32, &u32)| match near {
+                None => found != expected,
+                Some(_) => (*found == GARBAGE) != (*expected == GARBAGE),
+            };
+            if let Some((_, Near::Rows(row, tolerance))) = near {
+                assert_close(found, expected, *row, *tolerance, &what);
+            } else if let Some(at) = found.iter().zip(expected).position(differs) {
+                let [found, expected] = [found[at], expected[at]];
+                panic!("{what}: word {at} is {found:#x}, expected {expected:#x} or near it");
             }
         }
-        all
+        [found, expected]
     }
 
     /// Runs the dispatch once; `buffers` are the storage bindings in order and hold their contents
@@ -201,24 +264,57 @@ pub fn floats(words: &[u32]) -> Vec<f32> {
     words.iter().map(|&word| f32::from_bits(word)).collect()
 }
 
-/// `n` words that no kernel should leave where it was to write: NaN as `f32`, odd as an integer.
+/// What no kernel should leave where it was to write: NaN as `f32`, odd as an integer.
+const GARBAGE: u32 = 0xffff_fe5d;
+
+/// `n` words of it.
 pub fn garbage(n: usize) -> Vec<u32> {
-    vec![0xffff_fe5d; n]
+    vec![GARBAGE; n]
 }
 
-/// Fails unless every value is within `tolerance` of what is expected, relative to the largest
-/// expected magnitude of `row` neighbours; NaN is close to nothing.
+/// Fails unless every `f32` is within `tolerance` of what is expected, relative to the largest expected
+/// magnitude of its row of `row` words. What is expected to be garbage, NaN or infinite must be that.
 #[track_caller]
-pub fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+pub fn assert_close(found: &[u32], expected: &[u32], row: usize, tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: lengths");
-    let scale = expected
-        .iter()
-        .fold(1e-6, |most: f64, value| most.max(value.abs()));
-    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let off = (f64::from(*found) - expected).abs();
+    let value = |word: &u32| f64::from(f32::from_bits(*word));
+    for (at, (found, expected)) in found.chunks(row).zip(expected.chunks(row)).enumerate() {
+        let finite = expected.iter().map(value).filter(|value| value.is_finite());
+        let scale = finite.fold(1e-30, |most: f64, value| most.max(value.abs()));
+        for (column, (word, wanted)) in found.iter().zip(expected).enumerate() {
+            let [found, expected] = [word, wanted].map(value);
+            let same = word == wanted
+                || (expected.is_nan() && found.is_nan() && ![word, wanted].contains(&&GARBAGE));
+            assert!(
+                same || (found - expected).abs() <= tolerance * scale,
+                "{what}: row {at} column {column} is {found} ({word:#x}), expected {expected} \
+                 ({wanted:#x}) within {tolerance:e} of {scale:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_are_compared_by_their_own_scale_and_garbage_is_seen() {
+    let close = |found: &[f32], expected: &[f32]| {
+        let [found, expected] = [found, expected].map(words);
+        std::panic::catch_unwind(|| assert_close(&found, &expected, 2, 1e-3, "")).is_ok()
+    };
+    let garbage = f32::from_bits(GARBAGE);
+    assert!(close(&[1000.5, 0.9, 0.1, 0.1], &[1000.0, 0.0, 0.1, 0.1]));
+    assert!(!close(&[1000.0, 0.0, 0.102, 0.1], &[1000.0, 0.0, 0.1, 0.1]));
+    assert!(close(&[f32::NAN, 1.0], &[-f32::NAN, 1.0]));
+    assert!(close(&[garbage, f32::INFINITY], &[garbage, f32::INFINITY]));
+    for (found, expected) in [
+        (f32::NAN, 0.0),
+        (0.0, f32::NAN),
+        (garbage, f32::NAN),
+        (f32::NAN, garbage),
+        (f32::MAX, f32::INFINITY),
+    ] {
         assert!(
-            off <= tolerance * scale,
-            "{what}: element {at} is {found}, expected {expected} within {tolerance:e} of {scale:e}"
+            !close(&[found, 1.0], &[expected, 1.0]),
+            "{found} {expected}"
         );
     }
 }

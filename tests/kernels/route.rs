@@ -1,11 +1,14 @@
-//! `route` against a plain sort in `f64`.
+//! `route` against its reference.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-use shaders::kernel::Tuning;
-use shaders::route::{Call, GREEDY, GROUPS_BY_BEST, GROUPS_BY_TWO, SIGMOID, SOFTMAX, dispatch};
+use rand_chacha::rand_core::Rng;
+use shaders::Tuning;
+use shaders::route::{
+    Call, GREEDY, GROUPS_BY_BEST, GROUPS_BY_TWO, KERNEL, SIGMOID, SOFTMAX, dispatch,
+};
 
-use super::gpu::{self, Gpu};
+use super::gpu::{self, Gpu, Near};
+use super::inputs::seeded;
 
 /// exp is good for a few units in the last place on every device; a sum of 160 scores for 2 more.
 const TOLERANCE: f64 = 3e-6;
@@ -14,14 +17,6 @@ struct Inputs {
     logits: Vec<f32>,
     bias: Vec<f32>,
     forced: Vec<i32>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Routes {
-    scores: Vec<f32>,
-    experts: Vec<i32>,
-    weights: Vec<f32>,
-    status: Vec<u32>,
 }
 
 fn call() -> Call {
@@ -42,137 +37,51 @@ fn call() -> Call {
     }
 }
 
-fn run(gpu: &Gpu, tuning: &Tuning, call: &Call, inputs: &Inputs) -> Routes {
-    let slots = call.tokens * (call.k + call.n_shared);
-    let or_dummy = |words: Vec<u32>| {
-        if words.is_empty() {
-            gpu::garbage(1)
-        } else {
-            words
-        }
+/// Gives all bindings; experts and status are exactly the reference's.
+fn run(gpu: &Gpu, tuning: &Tuning, call: &Call, inputs: &Inputs) -> [Vec<u32>; 7] {
+    let slots = call.k + call.n_shared;
+    let or_dummy = |words: Vec<u32>| match words.is_empty() {
+        true => gpu::garbage(1),
+        false => words,
     };
-    let mut buffers = [
+    let buffers = [
         gpu::words(&inputs.logits),
         or_dummy(gpu::words(&inputs.bias)),
         or_dummy(inputs.forced.iter().map(|&id| id as u32).collect()),
         gpu::garbage(call.tokens * call.n_experts),
-        gpu::garbage(slots),
-        gpu::garbage(slots),
+        gpu::garbage(call.tokens * slots),
+        gpu::garbage(call.tokens * slots),
         vec![0; 4],
     ];
-    gpu.run(&dispatch(call, tuning), &mut buffers);
-    let [_, _, _, scores, experts, weights, status] = buffers;
-    Routes {
-        scores: gpu::floats(&scores),
-        experts: experts.iter().map(|&id| id as i32).collect(),
-        weights: gpu::floats(&weights),
-        status,
-    }
-}
-
-/// Ids of the best, best first, ties to the lower id.
-fn best(numbers: &[f64], n: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..numbers.len()).collect();
-    order.sort_by(|&a, &b| numbers[b].partial_cmp(&numbers[a]).unwrap().then(a.cmp(&b)));
-    order.truncate(n);
-    order
-}
-
-/// Experts and weights of one row by its exact scores.
-fn expected(
-    call: &Call,
-    scores: &[f64],
-    bias: &[f32],
-    forced: Option<&[i32]>,
-) -> (Vec<i32>, Vec<f64>) {
-    let mut biased = scores.to_vec();
-    if call.has_bias {
-        biased
-            .iter_mut()
-            .zip(bias)
-            .for_each(|(b, &bias)| *b += f64::from(bias));
-    }
-    if call.method != GREEDY && call.n_groups > 1 {
-        let n = if call.method == GROUPS_BY_TWO { 2 } else { 1 };
-        let size = call.n_experts / call.n_groups;
-        let groups: Vec<f64> = biased
-            .chunks(size)
-            .map(|group| best(group, n).iter().map(|&at| group[at]).sum())
-            .collect();
-        let kept = best(&groups, call.n_kept);
-        for (at, group) in biased.chunks_mut(size).enumerate() {
-            if !kept.contains(&at) {
-                group.fill(if n == 2 { f64::NEG_INFINITY } else { 0.0 });
-            }
-        }
-    }
-    let mut experts: Vec<i32> = match forced {
-        Some(forced) => forced.to_vec(),
-        None => best(&biased, call.k).iter().map(|&id| id as i32).collect(),
+    // What a row with a NaN has for scores is nobody's business.
+    let scores = match inputs.logits.iter().any(|logit| logit.is_nan()) {
+        true => Near::Packed,
+        false => Near::Rows(call.n_experts, TOLERANCE),
     };
-    let picked: Vec<f64> = experts.iter().map(|&id| scores[id as usize]).collect();
-    let sum = if call.normalise {
-        picked.iter().sum::<f64>() + 1e-20
-    } else {
-        1.0
-    };
-    let mut weights: Vec<f64> = picked
-        .iter()
-        .map(|score| score / sum * f64::from(call.scaling))
-        .collect();
-    experts.extend((0..call.n_shared).map(|i| (call.n_experts + i) as i32));
-    weights.extend((0..call.n_shared).map(|_| 1.0));
-    (experts, weights)
+    let near = [
+        ("scores", scores),
+        ("weights", Near::Rows(slots, TOLERANCE)),
+    ];
+    let [found, _] = gpu.check(&dispatch(call, tuning), &buffers, &near);
+    found.try_into().expect("seven bindings")
 }
 
-fn exact_scores(call: &Call, logits: &[f32]) -> Vec<f64> {
-    let logits = logits.iter().map(|&logit| f64::from(logit));
-    if call.scoring == SIGMOID {
-        return logits.map(|logit| 1.0 / (1.0 + (-logit).exp())).collect();
-    }
-    let most = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = logits.clone().map(|logit| (logit - most).exp()).sum();
-    logits.map(|logit| (logit - most).exp() / sum).collect()
-}
-
-fn check(call: &Call, inputs: &Inputs, what: &str) {
-    for gpu in gpu::all() {
-        for tuning in gpu.tunings() {
-            let routes = run(gpu, &tuning, call, inputs);
-            let what = format!("{what}, {}, {tuning:?}", gpu.name);
-            let slots = call.k + call.n_shared;
-            for token in 0..call.tokens {
-                let row = token * call.n_experts..(token + 1) * call.n_experts;
-                let scores = exact_scores(call, &inputs.logits[row.clone()]);
-                let forced = inputs
-                    .forced
-                    .get(token * call.k..(token + 1) * call.k)
-                    .filter(|forced| forced[0] >= 0);
-                let (experts, weights) = expected(call, &scores, &inputs.bias, forced);
-                let own = token * slots..(token + 1) * slots;
-                gpu::assert_close(&routes.scores[row], &scores, TOLERANCE, &what);
-                assert_eq!(
-                    routes.experts[own.clone()],
-                    experts,
-                    "{what}: token {token}"
-                );
-                gpu::assert_close(&routes.weights[own], &weights, TOLERANCE, &what);
-            }
-            assert_eq!(routes.status, [0; 4], "{what}");
-            assert_eq!(routes, run(gpu, &tuning, call, inputs), "{what}: twice");
-        }
-    }
+fn check(call: &Call, inputs: &Inputs) {
+    gpu::each(&KERNEL, |gpu, tuning| {
+        let [.., status] = run(gpu, tuning, call, inputs);
+        assert_eq!(status, [0; 4]);
+    });
 }
 
 /// Logits that differ by more than `f32` could blur.
-fn shuffled(rng: &mut ChaCha8Rng, tokens: usize, n: usize) -> Vec<f32> {
+fn shuffled(random: &mut ChaCha8Rng, tokens: usize, n: usize) -> Vec<f32> {
     let mut logits = Vec::new();
     for _ in 0..tokens {
         let mut row: Vec<f32> = (0..n)
             .map(|i| (i as f32 - n as f32 / 2.0) * 6.0 / n as f32)
             .collect();
         for i in (1..n).rev() {
-            row.swap(i, rng.next_u32() as usize % (i + 1));
+            row.swap(i, random.next_u32() as usize % (i + 1));
         }
         logits.extend(row);
     }
@@ -181,7 +90,7 @@ fn shuffled(rng: &mut ChaCha8Rng, tokens: usize, n: usize) -> Vec<f32> {
 
 #[test]
 fn routes_of_every_model_family_are_those_of_a_sort() {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let random = &mut seeded(1);
     let v3 = Call {
         method: GROUPS_BY_TWO,
         tokens: 5,
@@ -194,14 +103,14 @@ fn routes_of_every_model_family_are_those_of_a_sort() {
         ..call()
     };
     let inputs = Inputs {
-        logits: shuffled(&mut rng, 5, 256),
+        logits: shuffled(random, 5, 256),
         // Negative enough for negative sums of two.
         bias: (0..256)
-            .map(|_| (rng.next_u32() % 64) as f32 / 32.0 - 1.5)
+            .map(|_| (random.next_u32() % 64) as f32 / 32.0 - 1.5)
             .collect(),
         forced: vec![],
     };
-    check(&v3, &inputs, "V3");
+    check(&v3, &inputs);
     let v2 = Call {
         scoring: SOFTMAX,
         method: GROUPS_BY_BEST,
@@ -216,11 +125,11 @@ fn routes_of_every_model_family_are_those_of_a_sort() {
         ..call()
     };
     let inputs = Inputs {
-        logits: shuffled(&mut rng, 3, 160),
+        logits: shuffled(random, 3, 160),
         bias: vec![],
         forced: vec![],
     };
-    check(&v2, &inputs, "V2");
+    check(&v2, &inputs);
     let odd = Call {
         scoring: SOFTMAX,
         n_experts: 37,
@@ -229,11 +138,11 @@ fn routes_of_every_model_family_are_those_of_a_sort() {
         ..call()
     };
     let inputs = Inputs {
-        logits: shuffled(&mut rng, 1, 37),
+        logits: shuffled(random, 1, 37),
         bias: vec![],
         forced: vec![],
     };
-    check(&odd, &inputs, "37 of 37");
+    check(&odd, &inputs);
 }
 
 #[test]
@@ -255,7 +164,7 @@ fn ties_go_to_the_lower_expert_and_group() {
         bias: vec![-3.0; 12],
         forced: vec![],
     };
-    check(&ties, &inputs, "all equal");
+    check(&ties, &inputs);
 }
 
 #[test]
@@ -275,7 +184,7 @@ fn more_slots_than_kept_experts_take_the_struck_ones_in_order() {
             bias: vec![-9.0; 6],
             forced: vec![],
         };
-        check(&few, &inputs, "groups of one");
+        check(&few, &inputs);
     }
 }
 
@@ -288,7 +197,7 @@ fn large_logits_saturate() {
             bias: vec![],
             forced: vec![],
         };
-        check(&large, &inputs, "large");
+        check(&large, &inputs);
     }
     let none = Call {
         scaling: 1.0,
@@ -299,7 +208,7 @@ fn large_logits_saturate() {
         bias: vec![],
         forced: vec![],
     };
-    check(&none, &inputs, "all as good as zero");
+    check(&none, &inputs);
 }
 
 #[test]
@@ -312,11 +221,11 @@ fn a_replayed_row_takes_the_recorded_experts() {
         ..call()
     };
     let inputs = Inputs {
-        logits: shuffled(&mut ChaCha8Rng::seed_from_u64(2), 3, 8),
+        logits: shuffled(&mut seeded(2), 3, 8),
         bias: vec![],
         forced: vec![5, 1, -1, -1, 4, 4],
     };
-    check(&replayed, &inputs, "replayed");
+    check(&replayed, &inputs);
 }
 
 #[test]
@@ -333,12 +242,11 @@ fn a_nan_reports_the_lowest_position_and_spoils_no_other_row() {
         bias: vec![],
         forced: vec![],
     };
-    for gpu in gpu::all() {
-        for tuning in gpu.tunings() {
-            let routes = run(gpu, &tuning, &three, &inputs);
-            assert_eq!(routes.experts, [0, 1, 0, 1, 0, 1, 0, 1]);
-            assert_eq!(routes.status, [0, 0x8000_0000 - 101, 0, 0]);
-            assert_eq!(routes.weights, [1.25, 1.25, 0.0, 0.0, 1.25, 1.25, 0.0, 0.0]);
-        }
-    }
+    gpu::each(&KERNEL, |gpu, tuning| {
+        let [.., experts, weights, status] = run(gpu, tuning, &three, &inputs);
+        assert_eq!(experts, [0, 1, 0, 1, 0, 1, 0, 1]);
+        assert_eq!(status, [0, 0x8000_0000 - 101, 0, 0]);
+        let weights = gpu::floats(&weights);
+        assert_eq!(weights, [1.25, 1.25, 0.0, 0.0, 1.25, 1.25, 0.0, 0.0]);
+    });
 }

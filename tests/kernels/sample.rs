@@ -1,13 +1,13 @@
-//! `sample` against sorting in `f64`.
+//! `sample` against its reference, which sorts.
 
-use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-use shaders::kernel::Tuning;
-use shaders::sample::{Call, IMPOSSIBLE, INFINITE, NAN, dispatch};
+use rand_chacha::rand_core::Rng;
+use shaders::Tuning;
+use shaders::sample::{Call, IMPOSSIBLE, INFINITE, KERNEL, NAN, dispatch};
 
-use super::gpu;
+use super::gpu::{self, Gpu, Near};
+use super::inputs::{seeded, uniform};
 
 /// Of the log of a sum of exponentials and of a log-probability, absolute: exponentials and sums
 /// are f32.
@@ -18,8 +18,8 @@ const SHARE: f64 = 3e-6;
 
 /// Numbers of about a normal distribution, times `scale`.
 fn bell(n: usize, scale: f32, seed: u64) -> Vec<f32> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut one = || random.next_u32() as i32 as f32 / 2f32.powi(31);
+    let random = &mut seeded(seed);
+    let mut one = || uniform(random);
     (0..n)
         .map(|_| (one() + one() + one() + one()) * scale)
         .collect()
@@ -36,147 +36,119 @@ fn greedy(vocab: usize) -> Call {
 }
 
 /// Fat threads make no other launch of it.
-fn tunings(gpu: &gpu::Gpu) -> Vec<Tuning> {
-    let mut tunings = gpu.tunings();
-    tunings.retain(|tuning| !tuning.fat_threads);
-    tunings
+fn each(mut work: impl FnMut(&Gpu, &Tuning)) {
+    gpu::each(&KERNEL, |gpu, tuning| {
+        if !tuning.fat_threads {
+            work(gpu, tuning);
+        }
+    });
 }
 
-fn run(gpu: &gpu::Gpu, tuning: &Tuning, call: &Call, logits: &[f32]) -> [u32; 8] {
-    // What lies around the row must not matter.
+/// `logits` and `picked`; what lies around the row must not matter.
+fn buffers(call: &Call, logits: &[f32]) -> [Vec<u32>; 2] {
     let mut row = vec![f32::NAN; call.logits_offset];
     row.extend(logits);
     row.extend([f32::NAN; 3]);
-    let mut buffers = [gpu::words(&row), gpu::garbage(8)];
-    gpu.run(&dispatch(call, tuning), &mut buffers);
-    buffers[1].clone().try_into().unwrap()
+    [gpu::words(&row), gpu::garbage(8)]
 }
 
-fn weights(logits: &[f32], temperature: f64) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    logits
-        .iter()
-        .map(|&x| ((f64::from(x) - f64::from(most)) / temperature).exp())
-        .collect()
+fn run(gpu: &Gpu, tuning: &Tuning, call: &Call, logits: &[f32]) -> Vec<u32> {
+    let near = [("picked", Near::Packed)];
+    let [found, _] = gpu.check(&dispatch(call, tuning), &buffers(call, logits), &near);
+    found[1].clone()
 }
 
-fn log_sum(logits: &[f32]) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    weights(logits, 1.0).iter().sum::<f64>().ln() + f64::from(most)
+fn by_reference(tuning: &Tuning, call: &Call, logits: &[f32]) -> Vec<u32> {
+    let mut buffers = buffers(call, logits);
+    dispatch(call, tuning).run_reference(&mut buffers);
+    let [_, picked] = buffers;
+    picked
 }
 
-/// Ids of the nucleus, ascending.
-fn nucleus(logits: &[f32], weights: &[f64], top_p: f64) -> Vec<usize> {
-    let mut ids: Vec<usize> = (0..logits.len()).collect();
-    ids.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap().then(a.cmp(&b)));
-    let wanted = top_p * weights.iter().sum::<f64>();
-    let mut reached = 0.0;
-    let mut n = 0;
-    while n < ids.len() && (n == 0 || reached < wanted) {
-        reached += weights[ids[n]];
-        n += 1;
-    }
-    ids.truncate(n);
-    ids.sort_unstable();
-    ids
-}
-
-fn draw(ids: &[usize], weights: &[f64], uniform: f64) -> usize {
-    let total: f64 = ids.iter().map(|&id| weights[id]).sum();
-    let mut reached = 0.0;
-    let passed = ids.iter().find(|&&id| {
-        reached += weights[id];
-        reached > uniform * total
+/// Whether all is as the reference has it, but for the two logarithms and so many kept tokens.
+fn is_near(found: &[u32], expected: &[u32], kept: RangeInclusive<u32>) -> bool {
+    let [off, off_share] = [3, 4].map(|at| {
+        let [found, expected] = [found, expected].map(|words| f64::from(f32::from_bits(words[at])));
+        (found - expected).abs()
+            / if at == 3 {
+                expected.abs().max(1.0)
+            } else {
+                1.0
+            }
     });
-    *passed.or(ids.last()).unwrap()
+    let same = [0, 1, 2, 6, 7].iter().all(|&at| found[at] == expected[at]);
+    same && kept.contains(&found[5]) && off <= LOG && off_share <= LOG
+}
+
+/// Checks one that no rounding can move; gives what the kernel has picked.
+fn check(gpu: &Gpu, tuning: &Tuning, call: &Call, logits: &[f32]) -> Vec<u32> {
+    let found = run(gpu, tuning, call, logits);
+    let expected = by_reference(tuning, call, logits);
+    assert!(
+        is_near(&found, &expected, expected[5]..=expected[5]),
+        "{} {tuning:?} {call:?}: {found:x?}, expected {expected:x?}",
+        gpu.name
+    );
+    found
 }
 
 /// Checks a draw; whether only one token could be right.
-fn check(gpu: &gpu::Gpu, tuning: &Tuning, call: &Call, logits: &[f32]) -> bool {
+fn check_draw(gpu: &Gpu, tuning: &Tuning, call: &Call, logits: &[f32]) -> bool {
     let found = run(gpu, tuning, call, logits);
-    let what = format!("{} {tuning:?} {call:?}", gpu.name);
-    let weights = weights(logits, call.temperature);
-    let mut allowed = BTreeSet::new();
-    let mut sizes = BTreeSet::new();
-    let mut closest = f64::INFINITY;
     let around = |x: f64| [x - SHARE, x, x + SHARE];
     let cuts = match call.top_p {
-        1.0.. => vec![2.0],
+        1.0.. => vec![1.0],
         top_p => around(top_p).to_vec(),
     };
-    for top_p in cuts {
-        let ids = nucleus(logits, &weights, top_p);
-        sizes.insert(ids.len() as u32);
-        allowed.extend(around(call.uniform).map(|uniform| draw(&ids, &weights, uniform)));
-        let total: f64 = ids.iter().map(|&id| weights[id]).sum();
-        if ids.contains(&(found[0] as usize)) {
-            let share = (weights[found[0] as usize] / total).ln();
-            closest = closest.min((f64::from(f32::from_bits(found[4])) - share).abs());
-        }
-    }
+    let draws = cuts.into_iter().flat_map(|top_p| {
+        around(call.uniform).map(|uniform| Call {
+            top_p,
+            uniform,
+            ..*call
+        })
+    });
+    let allowed: Vec<_> = draws
+        .map(|call| by_reference(tuning, &call, logits))
+        .collect();
+    let kept = || allowed.iter().map(|expected| expected[5]);
+    let kept = kept().min().unwrap()..=kept().max().unwrap();
+    let is_allowed = |expected: &Vec<u32>| is_near(&found, expected, kept.clone());
     assert!(
-        allowed.contains(&(found[0] as usize)),
-        "{what}: {} is not in {allowed:?}",
-        found[0]
+        allowed.iter().any(is_allowed),
+        "{} {tuning:?} {call:?}: {found:x?} is not near any of {allowed:x?}",
+        gpu.name
     );
-    if call.top_p < 1.0 {
-        let (least, most) = (sizes.first().unwrap(), sizes.last().unwrap());
-        assert!(
-            (least..=most).contains(&&found[5]),
-            "{what}: {} kept, not {sizes:?}",
-            found[5]
-        );
-    }
-    assert!(closest <= LOG, "{what}: log-probability off by {closest:e}");
-    assert_eq!(found[1], 0, "{what}");
-    assert_eq!(found[2], logits[found[0] as usize].to_bits(), "{what}");
-    let off = (f64::from(f32::from_bits(found[3])) - log_sum(logits)).abs();
-    assert!(
-        off <= LOG * log_sum(logits).abs().max(1.0),
-        "{what}: sum off by {off:e}"
-    );
-    assert_eq!(found[6..], [0, 0], "{what}");
-    allowed.len() == 1
+    allowed.iter().all(|expected| expected[0] == allowed[0][0])
 }
 
 #[test]
 fn the_best_token_wins_and_ties_go_to_the_lower_id() {
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            let mut tied = bell(1500, 3.0, 1);
-            tied[1499] = 20.0;
-            tied[700] = 20.0;
-            tied[1027] = 20.0;
-            let cases = [
-                (vec![-3.25], 0),
-                (vec![7.0; 777], 0),
-                (vec![f32::NEG_INFINITY, -1e30, f32::NEG_INFINITY], 1),
-                (vec![-1.0, -0.0, 0.0], 1), // both zeros are one number
-                (vec![-1.0, 0.0, -0.0], 1),
-                (vec![-f32::MAX, -f32::MAX, f32::NEG_INFINITY], 0),
-                (vec![f32::NEG_INFINITY, -f32::MAX], 1),
-                (vec![-f32::MAX, f32::MAX, 0.0], 1),
-                (tied, 700),
-            ];
-            for (logits, best) in cases {
-                let call = Call {
-                    logits_offset: logits.len() % 3,
-                    ..greedy(logits.len())
-                };
-                let found = run(gpu, &tuning, &call, &logits);
-                let what = format!("{} {tuning:?} {} logits", gpu.name, logits.len());
-                assert_eq!(found[..2], [best, 0], "{what}");
-                assert_eq!(found[2], logits[best as usize].to_bits(), "{what}");
-                let expected = log_sum(&logits);
-                let off = (f64::from(f32::from_bits(found[3])) - expected).abs();
-                assert!(
-                    off <= LOG * expected.abs().max(1.0),
-                    "{what}: sum off by {off:e}"
-                );
-                assert_eq!(found[4..], [0, 1, 0, 0], "{what}");
-            }
+    each(|gpu, tuning| {
+        let mut tied = bell(1500, 3.0, 1);
+        tied[1499] = 20.0;
+        tied[700] = 20.0;
+        tied[1027] = 20.0;
+        let cases = [
+            (vec![-3.25], 0),
+            (vec![7.0; 777], 0),
+            (vec![f32::NEG_INFINITY, -1e30, f32::NEG_INFINITY], 1),
+            (vec![-1.0, -0.0, 0.0], 1), // both zeros are one number
+            (vec![-1.0, 0.0, -0.0], 1),
+            (vec![-f32::MAX, -f32::MAX, f32::NEG_INFINITY], 0),
+            (vec![f32::NEG_INFINITY, -f32::MAX], 1),
+            (vec![-f32::MAX, f32::MAX, 0.0], 1),
+            (tied, 700),
+        ];
+        for (logits, best) in cases {
+            let call = Call {
+                logits_offset: logits.len() % 3,
+                ..greedy(logits.len())
+            };
+            let found = check(gpu, tuning, &call, &logits);
+            assert_eq!(found[..2], [best, 0], "{} {tuning:?} {logits:?}", gpu.name);
+            assert_eq!(found[4..], [0, 1, 0, 0], "{} {tuning:?}", gpu.name);
         }
-    }
+    });
 }
 
 #[test]
@@ -195,22 +167,20 @@ fn what_cannot_be_sampled_is_reported_with_its_first_id() {
         (vec![nothing], IMPOSSIBLE, 0),
         (late, NAN, 899),
     ];
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            // Greedy and drawn in turn; every kind of trouble meets both.
-            for (temperature, (logits, flags, id)) in [0.0, 1.0].into_iter().cycle().zip(&cases) {
-                let call = Call {
-                    temperature,
-                    top_p: 0.9,
-                    ..greedy(logits.len())
-                };
-                let found = run(gpu, &tuning, &call, logits);
-                let bits = logits[*id as usize].to_bits();
-                let expected = [*id, *flags, bits, 0, 0, 0, 0, 0];
-                assert_eq!(found, expected, "{} {tuning:?} {call:?}", gpu.name);
-            }
+    each(|gpu, tuning| {
+        // Greedy and drawn in turn; every kind of trouble meets both.
+        for (temperature, (logits, flags, id)) in [0.0, 1.0].into_iter().cycle().zip(&cases) {
+            let call = Call {
+                temperature,
+                top_p: 0.9,
+                ..greedy(logits.len())
+            };
+            let found = check(gpu, tuning, &call, logits);
+            let bits = logits[*id as usize].to_bits();
+            let expected = [*id, *flags, bits, 0, 0, 0, 0, 0];
+            assert_eq!(found, expected, "{} {tuning:?} {call:?}", gpu.name);
         }
-    }
+    });
 }
 
 #[test]
@@ -233,94 +203,79 @@ fn draws_follow_the_nucleus_of_any_logits() {
         (1e300, 1.0),
         (1e-300, 1.0),
     ];
-    let mut random = ChaCha8Rng::seed_from_u64(7);
-    for gpu in gpu::all() {
-        let mut certain = 0;
-        let mut n = 0;
-        // Adapters without subgroups have one tuning and take half of the draws.
-        for (i, tuning) in tunings(gpu).iter().enumerate() {
-            for at in (i..cases.len() * settings.len()).step_by(2) {
-                let logits = &cases[at % cases.len()];
-                let (temperature, top_p) = settings[at % settings.len()];
-                let call = Call {
-                    vocab: logits.len(),
-                    logits_offset: 5,
-                    temperature,
-                    top_p,
-                    uniform: f64::from(random.next_u32() >> 8) / f64::from(1 << 24),
-                };
-                certain += usize::from(check(gpu, tuning, &call, logits));
-                n += 1;
-            }
+    let random = &mut seeded(7);
+    let [mut certain, mut n] = [0, 0];
+    // Of the tunings without and with subgroups each takes half of the draws.
+    each(|gpu, tuning| {
+        let first = usize::from(tuning.subgroups);
+        for at in (first..cases.len() * settings.len()).step_by(2) {
+            let logits = &cases[at % cases.len()];
+            let (temperature, top_p) = settings[at % settings.len()];
+            let call = Call {
+                vocab: logits.len(),
+                logits_offset: 5,
+                temperature,
+                top_p,
+                uniform: f64::from(random.next_u32() >> 8) / f64::from(1 << 24),
+            };
+            certain += usize::from(check_draw(gpu, tuning, &call, logits));
+            n += 1;
         }
-        assert!(
-            certain * 20 >= n * 19,
-            "{certain} of {n} draws prove anything"
-        );
-    }
+    });
+    assert!(
+        certain * 20 >= n * 19,
+        "{certain} of {n} draws prove anything"
+    );
 }
 
 #[test]
 fn the_ends_of_the_draw_are_the_ends_of_the_nucleus() {
     let logits = [1.0, f32::NEG_INFINITY, 5.0, 4.0, 1.0, -200.0];
     let just_below_1 = 1.0 - f64::from(f32::EPSILON) / 2.0;
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            for (top_p, uniform, id) in [
-                (1.0, 0.0, 0),
-                (1.0, just_below_1, 4),
-                (1.0, 1.0, 4), // what an f64 just below 1 may round to
-                (0.9, 0.0, 2),
-                (0.9, just_below_1, 3),
-                (0.5, just_below_1, 2),
-                (0.0, 0.5, 2),
-            ] {
-                let call = Call {
-                    vocab: logits.len(),
-                    logits_offset: 0,
-                    temperature: 1.0,
-                    top_p,
-                    uniform,
-                };
-                let found = run(gpu, &tuning, &call, &logits);
-                assert_eq!(found[0], id, "{} {tuning:?} {call:?}", gpu.name);
-            }
-        }
+    for (top_p, uniform, id) in [
+        (1.0, 0.0, 0),
+        (1.0, just_below_1, 4),
+        (1.0, 1.0, 4), // what an f64 just below 1 may round to
+        (0.9, 0.0, 2),
+        (0.9, just_below_1, 3),
+        (0.5, just_below_1, 2),
+        (0.0, 0.5, 2),
+    ] {
+        let call = Call {
+            temperature: 1.0,
+            top_p,
+            uniform,
+            ..greedy(logits.len())
+        };
+        each(|gpu, tuning| assert_eq!(check(gpu, tuning, &call, &logits)[0], id, "{call:?}"));
     }
 }
 
 #[test]
 fn of_equal_logits_exactly_as_many_are_kept_as_are_needed() {
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            // Weights are 1, so sums are exact: no rounding excuses anything.
-            for (vocab, top_p, uniform, kept, id) in [
-                (10, 0.5, 0.95, 5, 4),
-                (10, 0.51, 0.95, 6, 5),
-                (10, 0.0, 0.95, 1, 0),
-                (1024, 0.25, 0.0, 256, 0),
-                (1024, 0.25, 0.9999, 256, 255),
-                (1024, 0.250_001, 0.9999, 257, 256),
-                (1024, 0.250_001, 1.0, 257, 256),
-                (1024, 1.0, 0.5, 1024, 512),
-                (3, 0.999_999, 0.5, 3, 1),
-            ] {
-                let call = Call {
-                    vocab,
-                    logits_offset: 1,
-                    temperature: 0.5,
-                    top_p,
-                    uniform,
-                };
-                let found = run(gpu, &tuning, &call, &vec![-2.5; vocab]);
-                assert_eq!(
-                    (found[0], found[5]),
-                    (id, kept),
-                    "{} {tuning:?} {call:?}",
-                    gpu.name
-                );
-            }
-        }
+    // Weights are 1, so sums are exact: no rounding excuses anything.
+    for (vocab, top_p, uniform, kept, id) in [
+        (10, 0.5, 0.95, 5, 4),
+        (10, 0.51, 0.95, 6, 5),
+        (10, 0.0, 0.95, 1, 0),
+        (1024, 0.25, 0.0, 256, 0),
+        (1024, 0.25, 0.9999, 256, 255),
+        (1024, 0.250_001, 0.9999, 257, 256),
+        (1024, 0.250_001, 1.0, 257, 256),
+        (1024, 1.0, 0.5, 1024, 512),
+        (3, 0.999_999, 0.5, 3, 1),
+    ] {
+        let call = Call {
+            vocab,
+            logits_offset: 1,
+            temperature: 0.5,
+            top_p,
+            uniform,
+        };
+        each(|gpu, tuning| {
+            let found = check(gpu, tuning, &call, &vec![-2.5; vocab]);
+            assert_eq!([found[0], found[5]], [id, kept], "{call:?}");
+        });
     }
 }
 
@@ -330,49 +285,31 @@ fn logits_that_weigh_the_same_but_differ_are_kept_best_first() {
     let logits: Vec<f32> = (0..1000)
         .map(|id| (id * 377 % 1000) as f32 - 500.0)
         .collect();
-    for gpu in gpu::all() {
-        for tuning in tunings(gpu) {
-            for (top_p, kept) in [(0.5, 500), (0.125, 125)] {
-                let mut best: Vec<usize> = (0..1000).collect();
-                best.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-                best.truncate(kept);
-                best.sort_unstable();
-                for (uniform, id) in [(0.0, best[0]), (1.0, best[kept - 1])] {
-                    let call = Call {
-                        vocab: 1000,
-                        logits_offset: 0,
-                        temperature: 1e30,
-                        top_p,
-                        uniform,
-                    };
-                    let found = run(gpu, &tuning, &call, &logits);
-                    let found = (found[0] as usize, found[5] as usize);
-                    assert_eq!(found, (id, kept), "{} {tuning:?} {call:?}", gpu.name);
-                }
-            }
+    for (top_p, kept) in [(0.5, 500), (0.125, 125)] {
+        for uniform in [0.0, 1.0] {
+            let call = Call {
+                temperature: 1e30,
+                top_p,
+                uniform,
+                ..greedy(1000)
+            };
+            each(|gpu, tuning| assert_eq!(check(gpu, tuning, &call, &logits)[5], kept));
         }
     }
 }
 
 #[test]
-fn a_real_vocabulary_twice_the_same_bits() {
+fn a_real_vocabulary() {
     let logits = bell(129_280, 8.0, 8);
-    for gpu in gpu::all() {
-        for tuning in &tunings(gpu) {
-            let call = Call {
-                vocab: logits.len(),
-                logits_offset: 2,
-                temperature: 1.0,
-                top_p: 0.95,
-                uniform: 0.6180,
-            };
-            check(gpu, tuning, &call, &logits);
-            let first = run(gpu, tuning, &call, &logits);
-            assert_eq!(first, run(gpu, tuning, &call, &logits), "{}", gpu.name);
-            let best = run(gpu, tuning, &greedy(logits.len()), &logits);
-            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let expected = logits.iter().position(|&logit| logit == most).unwrap();
-            assert_eq!(best[0] as usize, expected, "{}", gpu.name);
-        }
-    }
+    let call = Call {
+        logits_offset: 2,
+        temperature: 1.0,
+        top_p: 0.95,
+        uniform: 0.6180,
+        ..greedy(logits.len())
+    };
+    each(|gpu, tuning| {
+        check_draw(gpu, tuning, &call, &logits);
+        check(gpu, tuning, &greedy(logits.len()), &logits);
+    });
 }
