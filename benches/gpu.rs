@@ -1,8 +1,8 @@
-//! Our WGSL kernels against Burn's own tensor kernels (the portable bodies) on one wgpu adapter.
+//! Our WGSL kernels against Burn's own tensor kernels on one wgpu adapter.
 //!
 //! `cargo bench --bench gpu` writes two random models and times decoded tokens of each both ways: one
 //! layer whose index scores, top-k and attention at a context of 4,096 outweigh the rest, and a small
-//! whole model. With the word `ours` the portable side, which takes minutes, is left out. On software Vulkan this is no measure of a GPU, only of one text against another.
+//! whole model. With the word `ours` Burn's side, which takes minutes, is left out. On software Vulkan this is no measure of a GPU, only of one text against another.
 
 #[allow(dead_code, reason = "other benches store weights in other types")]
 mod random_model;
@@ -10,7 +10,7 @@ mod random_model;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::device::{DeviceKind, PortableOps, list};
+use engine::device::{DeviceKind, Kernels, list};
 use engine::{Device, Model, Session, SessionOptions};
 
 use random_model::{Store, write};
@@ -79,21 +79,21 @@ fn main() {
                 let model = Model::open(folder.path(), &device).expect("it was just written");
                 filled(case, Arc::new(model))
             };
-            let ours = open(Device::open_portable(
-                &info.id,
-                PortableOps::These(Vec::new()),
-            ));
+            let kernels = Kernels::Ours {
+                by_reference: Vec::new(),
+            };
+            let ours = open(Device::open_with(&info.id, kernels));
             if std::env::args().any(|argument| argument == "ours") {
                 let [time] = decode([ours]);
                 println!("| {} | - | {time:.1} | - | {} |", case.name, case.bar);
                 continue;
             }
-            let portable = open(Device::open_portable(&info.id, PortableOps::All));
-            let [ours, portable] = decode([ours, portable]);
-            let ratio = portable / ours;
+            let burn = open(Device::open_with(&info.id, Kernels::Burn));
+            let [ours, burn] = decode([ours, burn]);
+            let ratio = burn / ours;
             short |= ratio < case.bar;
             println!(
-                "| {} | {portable:.1} | {ours:.1} | {ratio:.2} | {} |",
+                "| {} | {burn:.1} | {ours:.1} | {ratio:.2} | {} |",
                 case.name, case.bar
             );
         }

@@ -15,8 +15,7 @@ mod gpu;
 mod hostile_checkpoint;
 mod kernels;
 mod past;
-mod portable_ops;
-
+mod reference_kernels;
 mod runner;
 mod selector;
 mod shaders;

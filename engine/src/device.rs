@@ -182,7 +182,7 @@ impl Device {
                 .min_by_key(|(info, _)| info.kind);
             return best.map_or_else(
                 || Ok(Self::cpu()),
-                |(info, adapter)| open_adapter(instance, info, adapter, PortableOps::asked()?),
+                |(info, adapter)| open_adapter(instance, info, adapter, Kernels::asked()?),
             );
         };
         let wanted = name.trim().to_lowercase();
@@ -212,19 +212,19 @@ impl Device {
                 problem: "found a build without CUDA, expected one with the feature `cuda`".into(),
             });
         }
-        Self::open_named(name, &wanted, PortableOps::asked()?)
+        Self::open_named(name, &wanted, Kernels::asked()?)
     }
 
-    /// Opens a wgpu adapter, as [`Device::open`] does, with portable code in place of some kernels,
-    /// whatever the environment says.
+    /// Opens a wgpu adapter, as [`Device::open`] does, with these kernels, whatever the environment
+    /// says.
     ///
     /// # Errors
     /// As [`Device::open`].
-    pub fn open_portable(name: &str, portable_ops: PortableOps) -> Result<Self> {
-        Self::open_named(name, &name.trim().to_lowercase(), portable_ops)
+    pub fn open_with(name: &str, kernels: Kernels) -> Result<Self> {
+        Self::open_named(name, &name.trim().to_lowercase(), kernels)
     }
 
-    fn open_named(name: &str, wanted: &str, portable_ops: PortableOps) -> Result<Self> {
+    fn open_named(name: &str, wanted: &str, kernels: Kernels) -> Result<Self> {
         let instance = instance();
         let all = adapters(&instance);
         let exact = all.iter().position(|(info, _)| info.id == wanted);
@@ -261,7 +261,7 @@ impl Device {
             .into_iter()
             .nth(index)
             .expect("the index was found in this list");
-        open_adapter(instance, info, adapter, portable_ops)
+        open_adapter(instance, info, adapter, kernels)
     }
 
     /// Whether this is the CPU with our own bodies.
@@ -274,7 +274,7 @@ fn open_adapter(
     instance: wgpu::Instance,
     info: DeviceInfo,
     adapter: wgpu::Adapter,
-    portable_ops: PortableOps,
+    kernels: Kernels,
 ) -> Result<Device> {
     let limits = adapter.limits();
     let max_binding_bytes = limits
@@ -341,62 +341,64 @@ fn open_adapter(
         .setup(setup)
         .init()
         .map_err(|error| failed(format!("could not be set up: {error}")))?;
-    let place = match portable_ops {
-        PortableOps::All => Place::Burn {
+    let place = match kernels {
+        Kernels::Burn => Place::Burn {
             device,
             dtype: DType::F32,
         },
-        PortableOps::These(ops) => Place::Gpu {
-            gpu: Gpu::new(&device, tuning, max_binding_bytes, ops)?,
+        Kernels::Ours { by_reference } => Place::Gpu {
+            gpu: Gpu::new(&device, tuning, max_binding_bytes, by_reference)?,
         },
     };
     Ok(Device { info, place })
 }
 
-/// What runs as portable code on wgpu devices instead of as our own kernels, to tell a wrong kernel
-/// from a wrong driver.
+/// What computes on a wgpu adapter, to tell a wrong kernel from a wrong driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortableOps {
-    /// Everything, as Burn tensor code on the device.
-    All,
-    /// These kernels, each as host code between two transfers.
-    These(Vec<&'static str>),
+pub enum Kernels {
+    /// Our own kernels.
+    Ours {
+        /// Those of which the reference runs on the host instead, between two transfers.
+        by_reference: Vec<&'static str>,
+    },
+    /// Burn's: everything as tensor code.
+    Burn,
 }
 
-/// Lists [`PortableOps`] for every device that is opened without saying: names of kernels, or `all`.
-const PORTABLE_VARIABLE: &str = "SPARSIGHT_PORTABLE_OPS";
+/// For every device that is opened without saying: names of kernels whose reference is to run, `all`
+/// for all of them, or `burn`.
+const KERNELS_VARIABLE: &str = "SPARSIGHT_REFERENCE_KERNELS";
 
-impl PortableOps {
-    /// Reads `all`, or names of kernels with commas between.
+impl Kernels {
+    /// Reads names of kernels with commas between, `all`, or `burn`.
     ///
     /// # Errors
     /// A name that no kernel has.
     pub fn parse(text: &str) -> Result<Self> {
-        if text.trim() == "all" {
-            return Ok(Self::All);
-        }
-        let names = text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        let kernels = names.map(|name| {
-            let row = shaders::KERNELS.iter().find(|kernel| kernel.name == name);
-            row.map(|kernel| kernel.name).ok_or_else(|| {
-                let known: Vec<_> = shaders::KERNELS.iter().map(|kernel| kernel.name).collect();
-                Error::Setting {
-                    name: PORTABLE_VARIABLE.into(),
-                    found: name.into(),
-                    expected: format!("all, or some of {}", known.join(", ")),
-                }
-            })
-        });
-        Ok(Self::These(kernels.collect::<Result<_>>()?))
+        let known = || shaders::KERNELS.iter().map(|kernel| kernel.name);
+        let by_reference = match text.trim() {
+            "burn" => return Ok(Self::Burn),
+            "all" => known().collect(),
+            names => names
+                .split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(|name| {
+                    known().find(|kernel| *kernel == name).ok_or_else(|| {
+                        let known: Vec<_> = known().collect();
+                        Error::Setting {
+                            name: KERNELS_VARIABLE.into(),
+                            found: name.into(),
+                            expected: format!("all, burn, or some of {}", known.join(", ")),
+                        }
+                    })
+                })
+                .collect::<Result<_>>()?,
+        };
+        Ok(Self::Ours { by_reference })
     }
 
     fn asked() -> Result<Self> {
-        match std::env::var(PORTABLE_VARIABLE) {
-            Err(_) => Ok(Self::These(Vec::new())),
-            Ok(text) => Self::parse(&text),
-        }
+        Self::parse(&std::env::var(KERNELS_VARIABLE).unwrap_or_default())
     }
 }

@@ -17,7 +17,6 @@ mod feed_forward;
 mod forward;
 mod launch;
 mod layer;
-mod portable;
 mod profile;
 mod rows;
 mod sizes;

@@ -17,7 +17,6 @@ use burn::tensor::Bytes;
 use shaders::{Dispatch, Tuning};
 
 use super::forward::GpuPass;
-use super::portable;
 use super::profile::{Launched, Profile};
 use crate::{Error, Result};
 
@@ -35,8 +34,8 @@ struct Inner {
     client: Option<Client>,
     tuning: Tuning,
     max_binding_bytes: usize,
-    /// Kernels that run as host code instead, to find out which one is at fault.
-    portable_ops: Vec<&'static str>,
+    /// Kernels of which the reference runs instead, to find out which one is at fault.
+    by_reference: Vec<&'static str>,
     /// Bound where a kernel has a binding that this call does not use. Several, since one buffer
     /// must not be bound twice in a launch.
     unused: Vec<Buffer>,
@@ -125,7 +124,7 @@ impl Gpu {
         device: &burn::tensor::Device,
         tuning: Tuning,
         max_binding_bytes: usize,
-        portable_ops: Vec<&'static str>,
+        by_reference: Vec<&'static str>,
     ) -> Result<Self> {
         let failed = |problem: String| Error::Device {
             name: "just opened".into(),
@@ -145,7 +144,7 @@ impl Gpu {
             Some(client),
             tuning,
             max_binding_bytes,
-            portable_ops,
+            by_reference,
         ))
     }
 
@@ -158,7 +157,7 @@ impl Gpu {
         client: Option<Client>,
         tuning: Tuning,
         max_binding_bytes: usize,
-        portable_ops: Vec<&'static str>,
+        by_reference: Vec<&'static str>,
     ) -> Self {
         let unused = (0..3)
             .map(|_| Buffer {
@@ -172,7 +171,7 @@ impl Gpu {
             client,
             tuning,
             max_binding_bytes,
-            portable_ops,
+            by_reference,
             unused,
             state: Mutex::default(),
         }))
@@ -308,12 +307,12 @@ impl Gpu {
             }
             return Ok(());
         };
-        if self.0.portable_ops.contains(&kernel.name) {
+        if self.0.by_reference.contains(&kernel.name) {
             if let Some(profile) = &mut state.profile {
                 profile.launches.push(launched);
             }
             drop(state);
-            return self.run_portable(client, &dispatch, buffers);
+            return self.run_reference(client, &dispatch, buffers);
         }
         state.pending_flops += dispatch.cost.flops;
         state.pending_bytes += dispatch.cost.read_bytes + dispatch.cost.write_bytes;
@@ -377,8 +376,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Runs the kernel's portable body on the host: contents are read back, and sent again.
-    fn run_portable(
+    /// Runs the kernel's reference on the host: contents are read back, and sent again.
+    fn run_reference(
         &self,
         client: &Client,
         dispatch: &Dispatch,
@@ -388,7 +387,7 @@ impl Gpu {
             .iter()
             .map(|buffer| self.read(buffer))
             .collect::<Result<Vec<_>>>()?;
-        portable::run(dispatch, &mut contents);
+        dispatch.run_reference(&mut contents);
         for (buffer, words) in buffers.iter().zip(contents) {
             let bytes = bytemuck::cast_slice::<u32, u8>(&words).to_vec();
             client.write(buffer.handle(), Bytes::from_bytes_vec(bytes));

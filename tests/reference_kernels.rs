@@ -1,14 +1,13 @@
-//! Portable bodies in the place of kernels, on every adapter: a model must not notice.
+//! References in the place of kernels, on every adapter: a model must not notice.
 //!
-//! Which of them ran on the host is seen in the profile: a timed launch has a duration, a portable body
-//! has none.
+//! Which of them ran is seen in the profile: a timed launch has a duration, a reference has none.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use engine::cache::{KeyFormat, LatentFormat};
-use engine::device::{DeviceInfo, DeviceKind, PortableOps, list};
+use engine::device::{DeviceInfo, DeviceKind, Kernels, list};
 use engine::sampler::{DeviceDraw, Picked};
 use engine::session::Next;
 use engine::trace::{Frame, Site, Value, Watch, WatchedRows};
@@ -16,8 +15,8 @@ use engine::verify::Tolerance;
 use engine::{CacheFormat, Device, Error, Model, Session, SessionOptions};
 use serde_json::Value as Json;
 
-use crate::fixture;
 use crate::random_model::{self, Store};
+use crate::{fixture, found};
 
 /// A checkpoint, how its caches are stored, and how close two runs must be.
 struct Case {
@@ -35,7 +34,7 @@ const CASES: &[Case] = &[
             latent: LatentFormat::Fp8,
             keys: KeyFormat::Fp8,
         },
-        // A body and its kernel round sums differently, and a code may flip.
+        // A reference and its kernel round sums differently, and a code may flip.
         tolerance: Tolerance::FP8_STEP,
     },
     Case {
@@ -72,15 +71,10 @@ struct Run {
 }
 
 fn adapters() -> Vec<DeviceInfo> {
-    let all: Vec<_> = list()
+    let all = list()
         .into_iter()
-        .filter(|info| !matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference))
-        .collect();
-    assert!(
-        !all.is_empty(),
-        "no wgpu adapter found, expected at least software Vulkan"
-    );
-    all
+        .filter(|info| !matches!(info.kind, DeviceKind::Cpu | DeviceKind::Reference));
+    found(all.collect())
 }
 
 fn ids(n: usize) -> Vec<u32> {
@@ -98,8 +92,8 @@ fn session(model: &Arc<Model>, case: &Case) -> Session {
 }
 
 fn device(info: &DeviceInfo, ops: &BTreeSet<&'static str>) -> Device {
-    let ops = PortableOps::These(ops.iter().copied().collect());
-    Device::open_portable(&info.id, ops).unwrap()
+    let by_reference = ops.iter().copied().collect();
+    Device::open_with(&info.id, Kernels::Ours { by_reference }).unwrap()
 }
 
 fn open(folder: &Path, device: &Device) -> Arc<Model> {
@@ -187,7 +181,7 @@ fn a_model_does_not_notice_kernels_that_run_on_the_host() {
     for info in adapters() {
         let mut met = BTreeSet::new();
         // Of one device, what is compiled for one case is there for the next.
-        let [kernels, bodies] = [&BTreeSet::new(), &all].map(|ops| device(&info, ops));
+        let [kernels, references] = [&BTreeSet::new(), &all].map(|ops| device(&info, ops));
         for (case, alternate) in CASES.iter().zip([true, false, false]) {
             let folder = fixture(case.fixture);
             let plain = short(&open(&folder, &kernels), case);
@@ -200,13 +194,13 @@ fn a_model_does_not_notice_kernels_that_run_on_the_host() {
                 let expected: BTreeSet<_> = plain.launched.intersection(ops).copied().collect();
                 assert_eq!(run.on_host, expected, "{what}");
             };
-            check("every body", &bodies, &all);
+            check("every reference", &references, &all);
             for &name in plain.launched.iter().filter(|_| alternate) {
-                // Each kernel must find what bodies leave, and they what it does. A kernel alone
-                // among bodies is compiled alone: the other way round takes four times as long.
+                // Each kernel must find what references leave, and they what it does. A kernel alone
+                // among them is compiled alone: the other way round takes four times as long.
                 let mut others = all.clone();
                 others.remove(name);
-                let what = format!("every body but that of {name}");
+                let what = format!("every reference but that of {name}");
                 check(&what, &device(&info, &others), &others);
             }
             met.extend(plain.launched);
@@ -227,10 +221,10 @@ fn nor_where_a_cache_has_grown_and_attention_is_split() {
     let folder = tempfile::tempdir().unwrap();
     random_model::write(folder.path(), &config.to_string(), Store::F32);
     for info in adapters() {
-        let [kernels, bodies] =
+        let [kernels, references] =
             [&[], LATE].map(|ops| device(&info, &BTreeSet::from_iter(ops.iter().copied())));
         let plain = long(&open(folder.path(), &kernels));
-        let model = open(folder.path(), &bodies);
+        let model = open(folder.path(), &references);
         assert!(model.start_profile(true));
         let on_host = long(&model);
         let launches = model.take_profile().unwrap().launches;
@@ -248,12 +242,17 @@ fn nor_where_a_cache_has_grown_and_attention_is_split() {
 
 #[test]
 fn names_that_no_kernel_has_are_refused() {
-    let parse = PortableOps::parse;
-    assert_eq!(parse("all").unwrap(), PortableOps::All);
-    assert_eq!(parse("").unwrap(), PortableOps::These(vec![]));
-    let two = PortableOps::These(vec!["attend", "top_k"]);
-    assert_eq!(parse("attend, top_k").unwrap(), two);
-    for text in ["attention", "attend,all", "top_k;attend"] {
+    let parse = Kernels::parse;
+    let ours = |by_reference| Kernels::Ours { by_reference };
+    let all = shaders::KERNELS.iter().map(|kernel| kernel.name);
+    assert_eq!(parse("all").unwrap(), ours(all.collect()));
+    assert_eq!(parse(" burn ").unwrap(), Kernels::Burn);
+    assert_eq!(parse("").unwrap(), ours(vec![]));
+    assert_eq!(
+        parse("attend, top_k").unwrap(),
+        ours(vec!["attend", "top_k"])
+    );
+    for text in ["attention", "attend,all", "burn,attend", "top_k;attend"] {
         assert!(matches!(parse(text), Err(Error::Setting { .. })), "{text}");
     }
     let message = parse("topk").unwrap_err().to_string();
