@@ -100,8 +100,9 @@ impl Gpu {
         near: &[(&str, Near)],
     ) -> [Vec<Vec<u32>>; 2] {
         let Dispatch { kernel, knobs, .. } = dispatch;
-        let params: &[u32] = bytemuck::cast_slice(&dispatch.params);
-        let params: Vec<_> = kernel.params.fields.iter().zip(params).collect();
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&dispatch.params);
+        let names = kernel.params.fields.iter().map(|(name, _)| *name);
+        let params: Vec<(&str, u32)> = names.zip(words).collect();
         let what = format!("{} on {}: {knobs:?} {params:?}", kernel.name, self.name);
         let [mut found, mut again, mut expected] = [(); 3].map(|()| buffers.to_vec());
         dispatch.run_reference(&mut expected);
