@@ -361,7 +361,7 @@ pub enum Kernels {
         /// Those of which the reference runs on the host instead, between two transfers.
         by_reference: Vec<&'static str>,
     },
-    /// Burn's: everything as tensor code.
+    /// Burn's: the definition, as tensor code on the adapter.
     Burn,
 }
 
