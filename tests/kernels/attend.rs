@@ -217,6 +217,16 @@ fn splits_and_tiles_that_are_not_full() {
             ..SMALL
         });
     }
+    // Three tiles of heads that fat threads have: splits of more than a tile of slots.
+    check(Call {
+        dense: true,
+        tokens: 1,
+        heads: 17,
+        rank: 8,
+        dr: 4,
+        position: 999,
+        ..SMALL
+    });
     // Early rows see less than a split of the last one.
     check(Call {
         dense: true,

@@ -13,16 +13,16 @@ const PART: f64 = 4e-6;
 
 const EPS: f32 = 1e-6;
 
-/// Checks that each of `found` is, but for `tolerance` of the largest, as near to what is `exact` as the
+/// Checks that each of `found` is, but for `tolerance` of the largest, as far from what is `exact` as the
 /// `best` that its format has.
 #[track_caller]
 pub fn assert_rounded(found: &[f64], best: &[f64], exact: &[f64], tolerance: f64, what: &str) {
     let slack = tolerance * exact.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
     for (at, ((found, best), exact)) in found.iter().zip(best).zip(exact).enumerate() {
-        let off = (best - exact).abs();
-        let allowed = off + if off > 0.0 { 2.0 * slack } else { slack };
+        let [off, off_best] = [(found - exact).abs(), (best - exact).abs()];
+        let allowed = if off_best > 0.0 { 2.0 * slack } else { slack };
         assert!(
-            (found.is_nan() && best.is_nan()) || (found - exact).abs() <= allowed,
+            (found.is_nan() && best.is_nan()) || (off - off_best).abs() <= allowed,
             "{what}: element {at} is {found}, expected {best} for {exact}"
         );
     }
