@@ -20,6 +20,7 @@ mod runner;
 mod selector;
 mod shaders;
 mod spans;
+mod text_files;
 mod timeline;
 mod timings;
 mod whatif;

@@ -193,6 +193,7 @@ impl Chat {
             terminal::note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
         }
         let mut input = line::Input::new()?;
+        let mut is_first = true;
         loop {
             // A Ctrl-C that came when nothing ran stops nothing.
             interrupt::reset();
@@ -207,10 +208,18 @@ impl Chat {
                     terminal::note("error: what was typed is not UTF-8");
                     continue;
                 }
-                line::Read::NotText => bail!("stdin is not UTF-8"),
+                line::Read::NotText => {
+                    bail!("stdin is not UTF-8: save the script as UTF-8, not as UTF-16")
+                }
                 line::Read::End => return Ok(Outcome::Success),
             };
-            match self.obey(&line) {
+            // Some editors begin a script with a byte order mark.
+            let begins_script = std::mem::take(&mut is_first) && !is_person;
+            let line = line
+                .strip_prefix('\u{FEFF}')
+                .filter(|_| begins_script)
+                .unwrap_or(&line);
+            match self.obey(line) {
                 Ok(Next::Prompt) => {}
                 Ok(Next::Quit) => return Ok(Outcome::Success),
                 // A script cannot take back what it said.

@@ -1,13 +1,12 @@
 //! From the command line's prompt options to token ids, before anything is loaded.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use engine::chat::{self, EncodeOptions, Message, Role};
 use engine::tokenizer::Tokenizer;
-use engine::{Config, Error};
+use engine::{Config, Error, text_file};
 use serde_json::Value;
 
 use crate::terminal;
@@ -133,9 +132,7 @@ impl PromptArgs {
         };
         let text = if prompt == "-" {
             let mut text = read_text(Path::new("-"))?;
-            if text.ends_with('\n') {
-                text.pop();
-            }
+            text_file::trim_final_newline(&mut text);
             text
         } else {
             prompt.clone()
@@ -276,22 +273,12 @@ fn name(path: &Path) -> String {
     }
 }
 
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    let name = name(path);
-    let bytes = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .context("stdin")?;
-        bytes
+fn read_text(path: &Path) -> engine::Result<String> {
+    if path == Path::new("-") {
+        text_file::read_from(std::io::stdin().lock(), Path::new("stdin"))
     } else {
-        std::fs::read(path).with_context(|| name.clone())?
-    };
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{name} is not UTF-8 at byte {at}")
-    })
+        text_file::read(path)
+    }
 }
 
 /// Ids separated by commas or white space.
@@ -370,6 +357,5 @@ mod tests {
             assert!(said.contains(word), "{text}: {said}");
             assert!(said.contains("messages.json"), "{said}");
         }
-        std::fs::read("/nonexistent").unwrap_err();
     }
 }

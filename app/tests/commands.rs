@@ -600,6 +600,64 @@ fn bad_text_is_an_error_before_anything_is_loaded() {
     }
 }
 
+/// The first and the last line of `generate --json` with the model inside.
+#[cfg(feature = "embedded-model")]
+fn first_and_last(arguments: &[&str], stdin: &[u8]) -> (Value, Value) {
+    let generate = ["generate", "--device", "cpu", "--json"];
+    let printed = stdout(&sparsight_with_stdin(
+        &[&generate[..], arguments].concat(),
+        stdin,
+    ));
+    let mut lines = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let first: Value = lines.next().unwrap();
+    (first, lines.next_back().unwrap())
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn files_of_other_systems_say_the_same() {
+    let run = |arguments: &[&str], stdin: &[u8]| {
+        let (first, last) = first_and_last(&[arguments, &["--greedy", "-n", "6"]].concat(), stdin);
+        (first["prompt_tokens"].clone(), last["ids"].clone())
+    };
+    let plain = run(&["-"], b"Once upon a time\n");
+    for other in [
+        "\u{FEFF}Once upon a time\n",
+        "Once upon a time\r\n",
+        "\u{FEFF}Once upon a time",
+    ] {
+        assert_eq!(run(&["-"], other.as_bytes()), plain, "{other:?}");
+    }
+    assert_eq!(
+        run(&["--ids", "-"], "\u{FEFF}0, 5\r\n9\r\n".as_bytes()),
+        run(&["--ids", "0,5,9"], b"")
+    );
+    let list = json!([{"role": "user", "content": "Hello there"}]).to_string();
+    let plain = run(&["--messages", "-"], list.as_bytes());
+    let marked = format!("\u{FEFF}{}\r\n", list.replace(':', ":\r\n"));
+    assert_eq!(run(&["--messages", "-"], marked.as_bytes()), plain);
+    let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for arguments in [["--messages", "-"].as_slice(), &["-"], &["--ids", "-"]] {
+        let output = sparsight_with_stdin(&[&["generate"][..], arguments].concat(), &utf16);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("UTF-16") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved.json");
+    let script = format!("\u{FEFF}Hi\r\n/save {}\r\n/quit\r\n", saved.display());
+    let chat = ["chat", "--device", "cpu", "-n", "2"];
+    stdout(&sparsight_with_stdin(&chat, script.as_bytes()));
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap();
+    assert_eq!(saved[0]["content"], "Hi");
+}
+
 #[test]
 fn a_chat_obeys_its_commands() {
     let folder = tempfile::tempdir().unwrap();

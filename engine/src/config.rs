@@ -14,8 +14,6 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::Read as _;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -25,7 +23,7 @@ pub use tensors::{Parameters, Part, TensorKind, TensorSpec};
 
 use crate::cache::{KeyFormat, LatentFormat};
 use crate::source::Embedded;
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// A published config has some 2 kB; a larger file is something else.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -268,10 +266,12 @@ impl Config {
     /// # Errors
     /// As [`Config::open`].
     pub fn from_json(text: &str) -> Result<Self> {
-        let object = parse_object(text.as_bytes()).map_err(|problem| Error::Config {
-            key: "config.json".into(),
-            problem,
-        })?;
+        let object = text_file::decode(text.as_bytes())
+            .and_then(parse_object)
+            .map_err(|problem| Error::Config {
+                key: "config.json".into(),
+                problem,
+            })?;
         Ok(Self(read::sizes(&object)?))
     }
 
@@ -399,46 +399,30 @@ pub(crate) fn eos_token_ids(object: &Map<String, Value>, vocab_size: usize) -> R
 /// # Errors
 /// The file cannot be read, is too large, or holds no JSON object.
 pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let bad = |problem| Error::BadFile {
+    let text = text_file::read_short(path, MAX_FILE_BYTES)?;
+    parse_object(&text).map_err(|problem| Error::BadFile {
         path: path.into(),
         problem,
-    };
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
-    if !metadata.is_file() {
-        return Err(bad("is not a regular file".into()));
-    }
-    check_length(metadata.len()).map_err(bad)?;
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes))
-        .map_err(|error| Error::io(path, error))?;
-    parse_object(&bytes).map_err(bad)
+    })
 }
 
 /// The object in the bytes of a small JSON file of that name.
 ///
 /// # Errors
-/// Too many bytes, or no JSON object in them.
+/// Too many bytes, no text, or no JSON object in it.
 pub(crate) fn object_in(bytes: &[u8], name: &Path) -> Result<Map<String, Value>> {
-    let object = check_length(bytes.len() as u64).and_then(|()| parse_object(bytes));
+    let object = text_file::check_length(bytes.len() as u64, MAX_FILE_BYTES)
+        .and_then(|()| text_file::decode(bytes))
+        .and_then(parse_object);
     object.map_err(|problem| Error::BadFile {
         path: name.into(),
         problem,
     })
 }
 
-fn check_length(n_bytes: u64) -> std::result::Result<(), String> {
-    if n_bytes > MAX_FILE_BYTES {
-        return Err(format!(
-            "holds {n_bytes} bytes, expected at most {MAX_FILE_BYTES}"
-        ));
-    }
-    Ok(())
-}
-
-fn parse_object(bytes: &[u8]) -> std::result::Result<Map<String, Value>, String> {
+fn parse_object(text: &str) -> std::result::Result<Map<String, Value>, String> {
     // Nesting beyond 128 levels is an error of serde_json, so no depth can use up the stack.
-    match serde_json::from_slice(bytes) {
+    match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(format!(
             "holds {}, expected a JSON object",
@@ -446,10 +430,8 @@ fn parse_object(bytes: &[u8]) -> std::result::Result<Map<String, Value>, String>
         )),
         Err(error) => {
             // Python writes NaN and Infinity, which are no JSON: the line shows whose value it is.
-            let line = bytes
-                .split(|&byte| byte == b'\n')
-                .nth(error.line().saturating_sub(1));
-            let line = String::from_utf8_lossy(line.unwrap_or_default());
+            let line = text.lines().nth(error.line().saturating_sub(1));
+            let line = line.unwrap_or_default();
             let line: String = line.trim().chars().take(80).collect();
             Err(format!("is not JSON: {error}, in {line:?}"))
         }

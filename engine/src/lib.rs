@@ -39,6 +39,7 @@ pub mod selection;
 pub mod session;
 pub mod source;
 pub mod stop;
+pub mod text_file;
 pub mod tokenizer;
 pub mod trace;
 pub mod trace_file;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// Ids from here on are refused: the table of tokens is as long as the highest id.
 const ID_LIMIT: u32 = 1 << 24;
@@ -85,8 +85,10 @@ impl Tokenizer {
     /// # Errors
     /// What is wrong with it, in words that follow the name of the file.
     pub(crate) fn from_bytes(bytes: &[u8]) -> std::result::Result<Self, String> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+        let text = text_file::decode(bytes)?;
+        let mut inner: tokenizers::Tokenizer = text
+            .parse()
+            .map_err(|error: tokenizers::Error| error.to_string())?;
         match inner.get_decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => {}
             Some(_) => return Err("has another kind of decoder, expected ByteLevel".into()),
@@ -98,7 +100,7 @@ impl Tokenizer {
             .map_err(|error| error.to_string())?;
         inner.set_encode_special_tokens(false);
 
-        let file: AddedTokens = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let file: AddedTokens = serde_json::from_str(text).map_err(|error| error.to_string())?;
         for AddedToken { id, content } in &file.added_tokens {
             // The crate renumbers added tokens that do not follow on the vocabulary.
             if let Some(given) = inner.token_to_id(content).filter(|given| given != id) {
@@ -396,6 +398,16 @@ mod tests {
         assert_eq!(stream.finish(), "\u{FFFD}");
         assert_eq!(stream.finish(), "");
         assert_eq!(stream.push(0x41).unwrap(), "A");
+    }
+
+    #[test]
+    fn a_file_of_another_system_is_read() {
+        let text = format!("\u{FEFF}{:#}\r\n", small()).replace('\n', "\r\n");
+        let tokenizer = Tokenizer::from_bytes(text.as_bytes()).unwrap();
+        assert_eq!(tokenizer.encode("ab ab").unwrap(), [257, 299]);
+        let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let problem = Tokenizer::from_bytes(&utf16).unwrap_err();
+        assert_eq!(problem, "is UTF-16 text, expected UTF-8: save it as UTF-8");
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! A checkpoint in several files, and the index that says which tensor lies where.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Component, Path};
 
 use super::{StoredTensor, read_file};
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// The index of DeepSeek-V3.2 has some 9 MB.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
@@ -22,18 +20,8 @@ pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, Stored
         path: path.into(),
         problem,
     };
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io(path, error))?;
-    if !metadata.is_file() || metadata.len() > MAX_INDEX_BYTES {
-        let found = format!("is no regular file, or one of {} bytes", metadata.len());
-        return Err(bad(format!(
-            "{found}, expected a file of at most {MAX_INDEX_BYTES} bytes"
-        )));
-    }
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_INDEX_BYTES).read_to_end(&mut text))
-        .map_err(|error| Error::io(path, error))?;
-    let index: Index = serde_json::from_slice(&text)
+    let text = text_file::read_short(path, MAX_INDEX_BYTES)?;
+    let index: Index = serde_json::from_str(&text)
         .map_err(|error| bad(format!("is no index of shards: {error}")))?;
 
     let shards: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();

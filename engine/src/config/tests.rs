@@ -1060,6 +1060,24 @@ fn text_that_is_no_config_is_refused() {
 }
 
 #[test]
+fn a_config_of_another_system_is_read() {
+    let text = serde_json::to_string_pretty(&glm5_json()).unwrap();
+    let expected = Config::from_json(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let lines = text.replace('\n', "\r\n");
+    std::fs::write(
+        folder.path().join("config.json"),
+        format!("\u{FEFF}{lines}\r\n"),
+    )
+    .unwrap();
+    assert_eq!(Config::open(folder.path()).unwrap(), expected);
+    assert_eq!(
+        Config::from_json(&format!("\u{FEFF}{text}")).unwrap(),
+        expected
+    );
+}
+
+#[test]
 fn files_that_are_no_config_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
@@ -1068,7 +1086,8 @@ fn files_that_are_no_config_are_refused() {
     );
     for (bytes, part) in [
         (vec![b'['; 10 << 20], "10485760 bytes"),
-        (vec![0xff; 1 << 20], "is not JSON"),
+        (vec![0xff; 1 << 20], "is not UTF-8 at byte 0"),
+        (b"{\0\"\0".to_vec(), "is UTF-16 text"),
         (b"{\"hidden_size\": ".to_vec(), "is not JSON"),
     ] {
         std::fs::write(&path, bytes).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// What the reference says of itself.
 #[derive(Debug, Deserialize)]
@@ -30,8 +30,8 @@ pub(super) struct Oracle {
 impl Oracle {
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("oracle.json");
-        let text = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        let facts = serde_json::from_slice(&text).map_err(|error| Error::BadFile {
+        let text = text_file::read(&path)?;
+        let facts = serde_json::from_str(&text).map_err(|error| Error::BadFile {
             path,
             problem: format!("is not as expected: {error}"),
         })?;

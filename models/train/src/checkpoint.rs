@@ -69,13 +69,10 @@ impl Identity {
     /// # Errors
     /// A file that it names cannot be read.
     pub fn of(recipe: &Recipe) -> Result<Self> {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| Error::io(path, error));
-        let config = read(&recipe.config)?;
-        let config = String::from_utf8(config).map_err(|error| Error::BadFile {
-            path: recipe.config.clone(),
-            problem: error.to_string(),
-        })?;
-        let digest = sha2::Sha256::digest(read(&recipe.tokenizer)?);
+        let config = engine::text_file::read(&recipe.config)?;
+        let path = &recipe.tokenizer;
+        let tokenizer = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let digest = sha2::Sha256::digest(tokenizer);
         Ok(Self {
             seed: recipe.seed,
             config,

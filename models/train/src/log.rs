@@ -171,12 +171,14 @@ fn line(record: &Record) -> String {
 /// # Errors
 /// The file is there and cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    match std::fs::read_to_string(path) {
+    match engine::text_file::read(path) {
         Ok(text) => Ok(text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io(path, error)),
+        Err(engine::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into()),
     }
 }

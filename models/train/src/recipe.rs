@@ -178,7 +178,7 @@ impl Recipe {
     /// # Errors
     /// Not TOML, an unknown or missing key, a setting outside its range.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        let text = engine::text_file::read(path)?;
         let mut recipe: Self = toml::from_str(&text).map_err(|error| Error::BadFile {
             path: path.into(),
             problem: error.to_string().trim_end().to_owned(),

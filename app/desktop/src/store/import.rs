@@ -57,9 +57,9 @@ fn parse(json: &[u8]) -> std::result::Result<Document, String> {
             "{n_bytes} bytes or more, expected at most {MAX_IMPORT_BYTES}"
         ));
     }
-    let json = json.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(json);
+    let json = engine::text_file::decode(json).map_err(|problem| format!("the file {problem}"))?;
     // Nesting is bounded by serde_json, at 128 levels.
-    let value: Value = serde_json::from_slice(json).map_err(|error| format!("no JSON: {error}"))?;
+    let value: Value = serde_json::from_str(json).map_err(|error| format!("no JSON: {error}"))?;
     match value {
         Value::Array(messages) => document_from_messages(messages, None),
         Value::Object(mut object) if !object.contains_key("format") => {
@@ -402,7 +402,7 @@ mod tests {
             assert!(error.len() < 300, "{error}");
         }
         let error = store.import(b"[\"\xff\"]").unwrap_err().to_string();
-        assert!(error.contains("invalid unicode"), "{error}");
+        assert!(error.contains("is not UTF-8 at byte 2"), "{error}");
         assert_eq!(store.connection.total_changes(), n_changes);
         assert_eq!(store.conversations().unwrap().len(), 1);
     }
