@@ -10,6 +10,7 @@ mod chat;
 mod counts;
 mod docs;
 mod embedded;
+mod generation_config;
 mod golden;
 mod gpu;
 mod hostile_checkpoint;

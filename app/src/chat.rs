@@ -99,8 +99,8 @@ struct Last {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let sampler = arguments.sampling.options()?;
     let source = arguments.model.source()?;
+    let (sampler, advice) = arguments.sampling.options(&source)?;
     let config = source.config()?;
     let tokenizer = source.tokenizer()?.context(
         "chat needs a tokenizer, and the model's folder has no tokenizer.json: \
@@ -125,6 +125,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     });
     if !wait_for_load(&runner, &events)? {
         return Ok(Outcome::Interrupted);
+    }
+    if let Some(advice) = advice {
+        terminal::note(advice);
     }
     let mut chat = Chat {
         runner,

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use engine::cache::{KeyFormat, LatentFormat};
+use engine::generation_config::SamplingDefaults;
 use engine::model::{ForwardOptions, Intervention, LoadOptions, Selector};
 use engine::sampler::SamplerOptions;
 use engine::session::DEFAULT_CHUNK_TOKENS;
@@ -128,29 +129,28 @@ pub struct SamplingArgs {
     #[arg(long, conflicts_with = "temperature")]
     greedy: bool,
 
-    /// Divides the scores: less is more sober
-    #[arg(long, value_name = "T", allow_negative_numbers = true,
-          default_value_t = SamplerOptions::default().temperature)]
-    temperature: f64,
+    /// Divides the scores: less is more sober [default: the model's own, else 1]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f64>,
 
-    /// Draw among the fewest best tokens that have this probability together
-    #[arg(long, value_name = "P", allow_negative_numbers = true,
-          default_value_t = SamplerOptions::default().top_p)]
-    top_p: f64,
+    /// Draw among the fewest best tokens that have this probability together [default: the model's
+    /// own, else 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f64>,
 
-    /// Draw among this many best tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = SamplerOptions::default().top_k)]
-    top_k: usize,
+    /// Draw among this many best tokens; 0 for all [default: the model's own, else 0]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
 
-    /// Draw among tokens with at least this share of the best one's probability
-    #[arg(long, value_name = "P", allow_negative_numbers = true,
-          default_value_t = SamplerOptions::default().min_p)]
-    min_p: f64,
+    /// Draw among tokens with at least this share of the best one's probability [default: the
+    /// model's own, else 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f64>,
 
-    /// Divides the scores of tokens seen before, prompt included; 1 is neutral
-    #[arg(long, value_name = "X", allow_negative_numbers = true,
-          default_value_t = SamplerOptions::default().repetition_penalty)]
-    repetition_penalty: f64,
+    /// Divides the scores of tokens seen before, prompt included; 1 is neutral [default: the model's
+    /// own, else 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repetition_penalty: Option<f64>,
 
     /// Taken off the score of a generated token
     #[arg(long, value_name = "X", allow_negative_numbers = true,
@@ -168,24 +168,49 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The engine's options, checked.
+    /// The engine's options, checked: what was given, else what the model's makers advise. With them a
+    /// sentence about the advice that was taken, for the start of a run; `None` if none was.
     ///
     /// # Errors
-    /// The first option outside its range.
-    pub fn options(&self) -> engine::Result<SamplerOptions> {
+    /// The first option outside its range, or advice that cannot be taken.
+    pub fn options(&self, source: &Source) -> engine::Result<(SamplerOptions, Option<String>)> {
+        let temperature = if self.greedy {
+            Some(0.0)
+        } else {
+            self.temperature
+        };
+        let advice = source.sampling_defaults()?;
+        let advised = advice.options();
         let options = SamplerOptions {
-            temperature: if self.greedy { 0.0 } else { self.temperature },
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
+            temperature: temperature.unwrap_or(advised.temperature),
+            top_p: self.top_p.unwrap_or(advised.top_p),
+            top_k: self.top_k.unwrap_or(advised.top_k),
+            min_p: self.min_p.unwrap_or(advised.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .unwrap_or(advised.repetition_penalty),
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: self.seed,
-            ..SamplerOptions::default()
+            ..advised
         };
         options.check()?;
-        Ok(options)
+        // Where the best token is taken, nothing is truncated.
+        let draws = !options.is_greedy();
+        let taken = SamplingDefaults {
+            temperature: advice.temperature.filter(|_| temperature.is_none()),
+            top_p: advice.top_p.filter(|_| draws && self.top_p.is_none()),
+            top_k: advice.top_k.filter(|_| draws && self.top_k.is_none()),
+            min_p: advice.min_p.filter(|_| draws && self.min_p.is_none()),
+            repetition_penalty: advice
+                .repetition_penalty
+                .filter(|_| self.repetition_penalty.is_none()),
+        };
+        let said = format!("sampling by the model's generation_config.json: {taken}");
+        Ok((
+            options,
+            (taken != SamplingDefaults::default()).then_some(said),
+        ))
     }
 }
 

@@ -34,6 +34,11 @@ impl Printer {
                 "prompt_tokens": run.prompt.ids.len(),
                 "seed": run.sampler.seed,
                 "greedy": run.sampler.is_greedy(),
+                "temperature": run.sampler.temperature,
+                "top_p": run.sampler.top_p,
+                "top_k": run.sampler.top_k,
+                "min_p": run.sampler.min_p,
+                "repetition_penalty": run.sampler.repetition_penalty,
             }))?;
         }
         Ok(Self {

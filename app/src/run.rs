@@ -93,12 +93,13 @@ impl Run {
         out: Option<&Path>,
     ) -> anyhow::Result<Option<Self>> {
         let record = arguments.record.clone();
+        let source = arguments.source()?;
+        let (options, advice) = arguments.sampling.options(&source)?;
         let sampler = SamplerOptions {
             n_logprobs,
             keep_mask: record.record_masks.is_some(),
-            ..arguments.sampling.options()?
+            ..options
         };
-        let source = arguments.source()?;
         let config = source.config()?;
         let tokenizer = source.tokenizer()?.map(Arc::new);
         let prompt = arguments.prompt.read(&config, tokenizer.as_deref())?;
@@ -139,6 +140,9 @@ impl Run {
         let Some(model) = load::model(&arguments.model)? else {
             return Ok(None);
         };
+        if let Some(advice) = advice {
+            terminal::note(advice);
+        }
         let options = GenerateOptions {
             max_tokens,
             stop_ids: arguments.stop.ids(model.eos_token_ids()),

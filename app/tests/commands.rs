@@ -658,6 +658,70 @@ fn files_of_other_systems_say_the_same() {
     assert_eq!(saved[0]["content"], "Hi");
 }
 
+#[cfg(feature = "embedded-model")]
+#[test]
+fn tokens_are_chosen_as_the_model_says_unless_the_user_says_otherwise() {
+    let note = "sampling by the model's generation_config.json: ";
+    let run = |arguments: &[&str]| {
+        let common = ["generate", "--device", "cpu", "--json", "-n", "1", "Once"];
+        let output = sparsight(&[&common[..], arguments].concat());
+        let first = stdout(&output).lines().next().unwrap().to_owned();
+        let first: Value = serde_json::from_str(&first).unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = told
+            .lines()
+            .find_map(|line| line.strip_prefix(note))
+            .unwrap_or("")
+            .to_owned();
+        (
+            first["temperature"].as_f64().unwrap(),
+            first["top_p"].as_f64().unwrap(),
+            told,
+        )
+    };
+    let told = "temperature 0.7, top-p 0.9";
+    assert_eq!(run(&[]), (0.7, 0.9, told.into()));
+    assert_eq!(run(&["--temperature", "1"]), (1.0, 0.9, "top-p 0.9".into()));
+    assert_eq!(
+        run(&["--temperature", "1", "--top-p", "0.5"]),
+        (1.0, 0.5, String::new())
+    );
+    assert_eq!(run(&["--greedy"]), (0.0, 0.9, String::new()));
+
+    let chat = sparsight_with_stdin(&["chat", "--device", "cpu"], b"/set\n");
+    let said = String::from_utf8_lossy(&chat.stderr).into_owned();
+    assert!(said.contains(&format!("{note}{told}")), "{said}");
+    let said: Vec<&str> = said.split_whitespace().collect();
+    assert!(
+        said.windows(2).any(|pair| pair == ["temperature", "0.7"]),
+        "{said:?}"
+    );
+
+    // A folder's own; what cannot be is told before anything is loaded.
+    let folder = tempfile::tempdir().unwrap();
+    with_tokenizer(folder.path());
+    let model = folder.path().to_str().unwrap();
+    let file = folder.path().join("generation_config.json");
+    std::fs::write(
+        &file,
+        "\u{FEFF}{\"do_sample\": false, \"repetition_penalty\": 1.5}\r\n",
+    )
+    .unwrap();
+    assert_eq!(
+        run(&["--model", model]),
+        (0.0, 0.95, "temperature 0, repetition-penalty 1.5".into())
+    );
+    std::fs::write(&file, r#"{"temperature": "warm"}"#).unwrap();
+    let output = sparsight(&["generate", "--model", model, "x"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("generation_config.json: key \"temperature\" is \"warm\""),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 #[test]
 fn a_chat_obeys_its_commands() {
     let folder = tempfile::tempdir().unwrap();

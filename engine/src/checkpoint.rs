@@ -15,13 +15,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::{ControlFlow, Deref, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::Dtype;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::source::Embedded;
 use crate::{Error, Result};
 
@@ -30,9 +30,6 @@ const SINGLE: &str = "model.safetensors";
 
 /// The name of the list of tensors and the shards that hold them.
 const INDEX: &str = "model.safetensors.index.json";
-
-/// The name of what may add to the ids that end a text.
-const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// The tensors of a checkpoint.
 #[derive(Clone, Debug)]
@@ -263,52 +260,6 @@ impl std::fmt::Display for StoredType {
             Self::Other(dtype) => dtype.fmt(f),
         }
     }
-}
-
-/// The ids that end a text: those of `config.json`, then those that `generation_config.json` adds,
-/// if it is there.
-///
-/// # Errors
-/// `generation_config.json` cannot be read or is not JSON, or its `eos_token_id` is something else
-/// than ids within the vocabulary.
-pub fn eos_token_ids(folder: &Path, config: &Config) -> Result<Vec<u32>> {
-    let path = folder.join(GENERATION_CONFIG);
-    if path.exists() {
-        let object = config::read_object(&path)?;
-        with_more_ids(config, &object, path)
-    } else {
-        Ok(config.eos_token_ids.clone())
-    }
-}
-
-/// As [`eos_token_ids`], of a model in the program.
-///
-/// # Errors
-/// As [`eos_token_ids`].
-pub(crate) fn embedded_eos_token_ids(files: &Embedded, config: &Config) -> Result<Vec<u32>> {
-    let path = Embedded::name(GENERATION_CONFIG);
-    let object = config::object_in(files.generation_config, &path)?;
-    with_more_ids(config, &object, path)
-}
-
-/// The ids of `config`, then those that `generation_config.json` adds.
-fn with_more_ids(
-    config: &Config,
-    object: &serde_json::Map<String, serde_json::Value>,
-    path: PathBuf,
-) -> Result<Vec<u32>> {
-    let more = config::eos_token_ids(object, config.vocab_size).map_err(|error| match error {
-        Error::Config { key, problem } => Error::BadFile {
-            path,
-            problem: format!("key {key:?} {problem}"),
-        },
-        other => other,
-    })?;
-    let mut ids = config.eos_token_ids.clone();
-    ids.extend(more);
-    let mut seen = std::collections::BTreeSet::new();
-    ids.retain(|id| seen.insert(*id));
-    Ok(ids)
 }
 
 /// Maps one safetensors file.

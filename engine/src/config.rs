@@ -19,6 +19,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub(crate) use keys::Keys;
 pub use tensors::{Parameters, Part, TensorKind, TensorSpec};
 
 use crate::cache::{KeyFormat, LatentFormat};
@@ -384,14 +385,6 @@ impl MoeConfig {
     fn is_moe(&self, layer: usize) -> bool {
         layer >= self.first_k_dense_replace && layer.is_multiple_of(self.moe_layer_freq)
     }
-}
-
-/// Token ids under the key `eos_token_id` of a JSON file: none, a number or a list.
-///
-/// # Errors
-/// Something else stands there, or an id outside the vocabulary.
-pub(crate) fn eos_token_ids(object: &Map<String, Value>, vocab_size: usize) -> Result<Vec<u32>> {
-    keys::Keys::new(object).token_ids("eos_token_id", vocab_size)
 }
 
 /// The object in a small JSON file.

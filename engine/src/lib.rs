@@ -26,6 +26,7 @@ pub mod device;
 pub mod error;
 pub mod file;
 pub mod generate;
+pub mod generation_config;
 pub mod gpu;
 pub mod host;
 pub mod model;

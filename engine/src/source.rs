@@ -1,12 +1,12 @@
 //! Where the files of a checkpoint are: in a folder, or in the program itself.
 //!
 //! Both go through the same checks. What the files hold is the business of [`crate::config`],
-//! [`crate::checkpoint`] and [`crate::tokenizer`].
+//! [`crate::generation_config`], [`crate::checkpoint`] and [`crate::tokenizer`].
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -67,17 +67,6 @@ impl Source {
         match self {
             Self::Folder(folder) => Checkpoint::open(folder),
             Self::Embedded(files) => Checkpoint::from_static(files),
-        }
-    }
-
-    /// The ids that end a text.
-    ///
-    /// # Errors
-    /// See [`checkpoint::eos_token_ids`].
-    pub fn eos_token_ids(&self, config: &Config) -> Result<Vec<u32>> {
-        match self {
-            Self::Folder(folder) => checkpoint::eos_token_ids(folder, config),
-            Self::Embedded(files) => checkpoint::embedded_eos_token_ids(files, config),
         }
     }
 

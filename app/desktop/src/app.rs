@@ -117,6 +117,8 @@ pub struct App {
     path: Vec<PathEntry>,
     spans: Vec<Spans>,
     settings: ConversationSettings,
+    /// What [`Self::settings`] of a new conversation were proposed as.
+    proposed: ConversationSettings,
     own_presets: Vec<OwnPreset>,
     answer: Option<Answer>,
     pending: Option<Pending>,
@@ -189,6 +191,7 @@ impl App {
             path: Vec::new(),
             spans: Vec::new(),
             settings: store.get(keys::SETTINGS)?,
+            proposed: store.get(keys::SETTINGS)?,
             own_presets: store.get(keys::PRESETS)?,
             answer: None,
             pending: None,

@@ -44,6 +44,20 @@ impl Default for Sampling {
     }
 }
 
+impl From<SamplerOptions> for Sampling {
+    fn from(options: SamplerOptions) -> Self {
+        Self {
+            temperature: options.temperature,
+            top_p: options.top_p,
+            top_k: options.top_k,
+            min_p: options.min_p,
+            repetition_penalty: options.repetition_penalty,
+            presence_penalty: options.presence_penalty,
+            frequency_penalty: options.frequency_penalty,
+        }
+    }
+}
+
 /// Everything that the answers of a conversation are made with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -134,6 +148,9 @@ pub struct Problem {
     pub words: String,
 }
 
+/// The name of the preset that is the model's.
+const MODELS_OWN: &str = "Model's own";
+
 /// What the panel has to know of the model.
 #[derive(Clone, Copy, Default)]
 pub struct SettingsView<'a> {
@@ -141,6 +158,8 @@ pub struct SettingsView<'a> {
     pub has_indexer: bool,
     /// How many positions the model was made to read.
     pub model_index_topk: Option<usize>,
+    /// How the model's makers advise to choose tokens.
+    pub model_sampling: Option<Sampling>,
     /// Presets that the user saved.
     pub own_presets: &'a [OwnPreset],
 }
@@ -227,6 +246,18 @@ fn presets_ui(
                 preset.apply(settings);
             }
         }
+        if let Some(sampling) = view.model_sampling {
+            let button = ui
+                .add(Button::selectable(
+                    settings.sampling == sampling,
+                    MODELS_OWN,
+                ))
+                .on_hover_text("As the model's generation_config.json says, or as recommended");
+            let button = button.accessible_name(format!("Preset {MODELS_OWN}"));
+            if button.clicked() {
+                settings.sampling = sampling;
+            }
+        }
         for preset in view.own_presets {
             let is_on =
                 preset.sampling == settings.sampling && preset.thinking == settings.thinking;
@@ -253,7 +284,7 @@ fn presets_ui(
             .desired_width(140.0);
         ui.add(edit).accessible_name("Name of a preset");
         let name = state.preset_name.trim();
-        let is_ours = PRESETS.iter().any(|preset| preset.name == name);
+        let is_ours = name == MODELS_OWN || PRESETS.iter().any(|preset| preset.name == name);
         let can_save = !name.is_empty() && !is_ours && settings.problem(view.has_indexer).is_none();
         let save = ui.add_enabled(can_save, Button::new("Save preset"));
         let save = if is_ours {

@@ -450,8 +450,8 @@ fn fitting(config: &Config, change: impl FnOnce(&mut Vec<Tensor<'static>>)) -> C
         .map(|spec| {
             let n = spec.n_elements() as usize;
             let (dtype, size) = match spec.kind {
-                config::TensorKind::Matrix => ("BF16", 2),
-                config::TensorKind::Vector => ("F32", 4),
+                crate::config::TensorKind::Matrix => ("BF16", 2),
+                crate::config::TensorKind::Vector => ("F32", 4),
             };
             // Names live as long as the test program; the checkpoint copies them anyway.
             let name: &'static str = Box::leak(spec.name.into_boxed_str());
@@ -607,39 +607,6 @@ fn tied_tables_need_no_head() {
     assert_eq!(problems(&fitting(&tied, |_| {}), &tied), [""; 0]);
     let found = problems(&fitting(&tiny(), |_| {}), &tied);
     assert_eq!(found, ["surplus tensor \"lm_head.weight\", BF16 [6, 130]"]);
-}
-
-#[test]
-fn ids_that_end_a_text_come_from_both_files() {
-    let config = tiny();
-    let ids = |text: Option<&str>| {
-        let folder = tempfile::tempdir().unwrap();
-        if let Some(text) = text {
-            std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
-        }
-        eos_token_ids(folder.path(), &config)
-    };
-    assert_eq!(ids(None).unwrap(), [3, 1]);
-    assert_eq!(ids(Some("{}")).unwrap(), [3, 1]);
-    assert_eq!(ids(Some("{\"eos_token_id\": 1}")).unwrap(), [3, 1]);
-    assert_eq!(
-        ids(Some("{\"eos_token_id\": [5, 1, 0, 5]}")).unwrap(),
-        [3, 1, 5, 0]
-    );
-    for (text, part) in [
-        (
-            "{\"eos_token_id\": 6}",
-            "holds 6, expected token ids below vocab_size 6",
-        ),
-        ("{\"eos_token_id\": \"</s>\"}", "</s>"),
-        ("[", "is not JSON"),
-    ] {
-        let error = ids(Some(text)).unwrap_err().to_string();
-        assert!(
-            error.contains("generation_config.json") && error.contains(part),
-            "{error}"
-        );
-    }
 }
 
 proptest! {

@@ -9,7 +9,7 @@ pub(super) const MAX_SIZE: usize = i32::MAX as usize;
 
 /// The keys of a JSON object.
 #[derive(Clone, Copy)]
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     object: &'a Map<String, Value>,
     parent: Option<&'a str>,
 }
@@ -25,7 +25,7 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(object: &'a Map<String, Value>) -> Self {
+    pub(crate) fn new(object: &'a Map<String, Value>) -> Self {
         Self {
             object,
             parent: None,
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A count, which may be 0.
-    pub(super) fn count(&self, key: &str) -> Result<Option<usize>> {
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -100,7 +100,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A finite number.
-    pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -111,7 +111,7 @@ impl<'a> Keys<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -194,7 +194,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Token ids below `vocab_size`: none, one or a list. One that stands there twice comes once.
-    pub(super) fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>> {
+    pub(crate) fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>> {
         let ids = match self.get(key) {
             None => return Ok(Vec::new()),
             Some(Value::Array(ids)) => ids.as_slice(),

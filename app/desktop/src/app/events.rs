@@ -36,7 +36,7 @@ impl App {
         let was_ready = self.model.ready().is_some();
         self.model.poll();
         if !was_ready && self.model.ready().is_some() {
-            self.show_last_timeline();
+            self.model_came();
         }
         if let Some(come) = &self.devices_come
             && let Ok(devices) = come.try_recv()
@@ -91,7 +91,7 @@ impl App {
             Event::Loaded(loaded) => {
                 self.model
                     .weights_are_there(loaded.device, loaded.resident_bytes);
-                self.show_last_timeline();
+                self.model_came();
             }
             Event::Unloaded => self.model = Model::None,
             Event::Prefill { done, total } => {

@@ -11,6 +11,7 @@ use engine::{Config, Source};
 
 use crate::models::card;
 use crate::recording::Header;
+use crate::settings::Sampling;
 
 /// A model that can be asked.
 pub(super) struct Ready {
@@ -24,6 +25,8 @@ pub(super) struct Ready {
     /// Why it cannot be talked with.
     pub no_chat: Option<String>,
     pub eos: Vec<u32>,
+    /// How its makers advise to choose tokens.
+    pub sampling: Sampling,
     pub resident_bytes: usize,
 }
 
@@ -48,6 +51,7 @@ pub(super) enum Model {
 pub(super) struct Files {
     config: Config,
     eos: Vec<u32>,
+    sampling: Sampling,
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
@@ -128,6 +132,7 @@ impl Model {
                 tokenizer: files.tokenizer,
                 no_chat,
                 eos: files.eos,
+                sampling: files.sampling,
                 resident_bytes: *resident_bytes,
             }));
         }
@@ -139,6 +144,7 @@ impl Files {
         let config = source.config()?;
         Ok(Self {
             eos: source.eos_token_ids(&config)?,
+            sampling: source.sampling_defaults()?.options().into(),
             tokenizer: source.tokenizer()?.map(Arc::new),
             config,
         })

@@ -416,6 +416,7 @@ impl App {
         let view = SettingsView {
             has_indexer: indexer.is_none_or(|indexer| indexer.is_some()),
             model_index_topk: indexer.flatten().map(|indexer| indexer.index_topk),
+            model_sampling: self.model.ready().map(|ready| ready.sampling),
             own_presets: &self.own_presets,
         };
         dialog("Settings")

@@ -85,6 +85,28 @@ fn short(harness: &mut Harness<'static, Option<App>>) {
 }
 
 #[test]
+fn a_new_conversation_begins_with_the_models_own_sampling() {
+    let mut harness = app();
+    let app = state(&mut harness);
+    let sampling = |app: &App| {
+        (
+            app.settings.sampling.temperature,
+            app.settings.sampling.top_p,
+        )
+    };
+    assert_eq!(sampling(app), (0.7, 0.9));
+    app.settings.sampling.temperature = 0.25;
+    app.sidebar_action(SidebarAction::New);
+    assert_eq!(sampling(app), (0.7, 0.9));
+    // What the user chose for new ones comes before.
+    app.settings.sampling.temperature = 0.5;
+    app.settings_action(crate::settings::SettingsAction::MakeDefault);
+    app.settings.sampling.temperature = 0.25;
+    app.sidebar_action(SidebarAction::New);
+    assert_eq!(sampling(app), (0.5, 0.9));
+}
+
+#[test]
 fn a_question_is_answered_recorded_and_kept() {
     let mut harness = app();
     short(&mut harness);

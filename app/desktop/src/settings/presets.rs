@@ -57,20 +57,7 @@ pub const PRESETS: &[Preset] = &[
         },
         thinking: None,
     },
-    Preset {
-        name: "Tiny model",
-        why: "Temperature 0.7 and top-p 0.9, as suits the small model inside the program",
-        sampling: TINY,
-        thinking: None,
-    },
 ];
-
-/// As the small model's `generation_config.json` says.
-const TINY: Sampling = Sampling {
-    temperature: 0.7,
-    top_p: 0.9,
-    ..NEUTRAL
-};
 
 impl Preset {
     /// Puts it into force.
@@ -99,14 +86,4 @@ pub struct OwnPreset {
     pub sampling: Sampling,
     /// Whether the model thinks.
     pub thinking: bool,
-}
-
-impl ConversationSettings {
-    /// What a conversation with the model inside the program begins with.
-    pub fn for_embedded() -> Self {
-        Self {
-            sampling: TINY,
-            ..Self::default()
-        }
-    }
 }

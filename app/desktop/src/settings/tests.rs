@@ -10,6 +10,7 @@ struct Fixture {
     settings: ConversationSettings,
     app: AppSettings,
     has_indexer: bool,
+    model_sampling: Option<Sampling>,
     own: Vec<OwnPreset>,
     actions: Vec<SettingsAction>,
 }
@@ -20,6 +21,7 @@ fn harness(settings: ConversationSettings) -> Harness<'static, Fixture> {
         settings,
         app: AppSettings::default(),
         has_indexer: true,
+        model_sampling: None,
         own: vec![OwnPreset {
             name: "Mine".into(),
             sampling: Sampling {
@@ -38,6 +40,7 @@ fn harness(settings: ConversationSettings) -> Harness<'static, Fixture> {
                 let view = SettingsView {
                     has_indexer: fixture.has_indexer,
                     model_index_topk: Some(64),
+                    model_sampling: fixture.model_sampling,
                     own_presets: &fixture.own,
                 };
                 conversation_settings_ui(
@@ -140,7 +143,7 @@ fn settings_survive_a_file_of_an_older_or_newer_version() {
     let settings = ConversationSettings {
         thinking: true,
         max_tokens: Some(5),
-        ..ConversationSettings::for_embedded()
+        ..ConversationSettings::default()
     };
     let json = serde_json::to_string(&settings).unwrap();
     assert_eq!(
@@ -312,6 +315,23 @@ fn presets_are_applied_saved_and_deleted() {
     assert!(
         matches!(&saved[..], [SettingsAction::SavePreset(preset)] if preset.name == "Sober" && preset.sampling.top_k == 5)
     );
+}
+
+#[test]
+fn the_models_own_sampling_is_a_preset_while_there_is_a_model() {
+    let mut harness = harness(ConversationSettings::default());
+    assert!(harness.query_by_label("Preset Model's own").is_none());
+    let own = Sampling {
+        temperature: 0.7,
+        top_p: 0.9,
+        ..Sampling::default()
+    };
+    harness.state_mut().model_sampling = Some(own);
+    harness.run();
+    click(&mut harness, "Preset Model's own");
+    assert_eq!(harness.state().settings.sampling, own);
+    assert_eq!(Sampling::from(harness.state().settings.sampler()), own);
+    assert_eq!(taken(&mut harness), [SettingsAction::Changed]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::settings::Sampling;
 
 /// How many hits a search shows.
 const N_HITS: usize = 100;
@@ -66,9 +67,34 @@ impl App {
         }
     }
 
+    /// What a new conversation begins with: what the user chose for that, else the model's own sampling.
+    fn new_settings(&self) -> ConversationSettings {
+        let chosen: Option<ConversationSettings> =
+            self.store.get(keys::SETTINGS).unwrap_or_default();
+        chosen.unwrap_or_else(|| ConversationSettings {
+            sampling: self
+                .model
+                .ready()
+                .map_or_else(Sampling::default, |ready| ready.sampling),
+            ..ConversationSettings::default()
+        })
+    }
+
+    /// Looks at what a model that has just come brings: its sampling, for a conversation that has not
+    /// begun and is as it was proposed, and its newest timeline.
+    pub(in crate::app) fn model_came(&mut self) {
+        let new = self.new_settings();
+        if self.open.is_none() && self.settings == self.proposed {
+            self.settings = new.clone();
+        }
+        self.proposed = new;
+        self.show_last_timeline();
+    }
+
     pub(super) fn new_conversation(&mut self) {
         self.open = None;
-        self.settings = self.store.get(keys::SETTINGS).unwrap_or_default();
+        self.settings = self.new_settings();
+        self.proposed = self.settings.clone();
         self.reload_path();
         self.remember(keys::CONVERSATION, &None::<ConversationId>);
         self.chat_state.composer.focus();
