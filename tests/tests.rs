@@ -15,6 +15,7 @@ mod golden;
 mod gpu;
 mod hostile_checkpoint;
 mod kernels;
+mod messages;
 mod past;
 mod reference_kernels;
 mod runner;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use engine::chat::{self, EncodeOptions, Message, Role};
 use engine::tokenizer::Tokenizer;
@@ -145,7 +145,9 @@ impl PromptArgs {
     }
 
     fn text_ids(&self, config: &Config, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
-        let mut ids = encode_text(&self.text()?, tokenizer)?;
+        let text = self.text()?;
+        // Who gives a raw text may write marks into it.
+        let mut ids = with_bar(|| tokenizer.encode(&text))?;
         if let Some(bos) = config.bos_token_id
             && !self.no_bos
             && ids.first() != Some(&bos)
@@ -200,13 +202,14 @@ pub fn encode(
         thinking,
         ..EncodeOptions::default()
     };
-    encode_text(&chat::encode(messages, &options)?, tokenizer)
+    let pieces = chat::encode(messages, &options)?;
+    with_bar(|| tokenizer.encode_pieces(&pieces))
 }
 
-fn encode_text(text: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+fn with_bar(encode: impl FnOnce() -> engine::Result<Vec<u32>>) -> anyhow::Result<Vec<u32>> {
     // Megabytes take seconds.
     let bar = terminal::bar(0, "encoding the prompt, {elapsed}");
-    let ids = tokenizer.encode(text);
+    let ids = encode();
     bar.finish_and_clear();
     Ok(ids?)
 }
@@ -237,32 +240,23 @@ pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
     let parsed: Value =
         serde_json::from_str(&text).with_context(|| format!("{name} is not JSON"))?;
     let (messages, tools) = match parsed {
-        Value::Array(_) => (parsed, None),
+        Value::Array(messages) => (messages, Value::Null),
         Value::Object(mut fields) => {
             let messages = fields.remove("messages");
-            let tools = fields.remove("tools");
+            let tools = fields.remove("tools").unwrap_or_default();
+            fields.retain(|_, value| !value.is_null());
             if let Some(key) = fields.keys().next() {
                 bail!("{name}: found the key {key:?}, expected only \"messages\" and \"tools\"");
             }
-            let messages = messages.with_context(|| format!("{name} has no key \"messages\""))?;
+            let Some(Value::Array(messages)) = messages else {
+                bail!("{name} has no list under the key \"messages\"");
+            };
             (messages, tools)
         }
         _ => bail!("{name} is neither a list of messages nor an object with \"messages\""),
     };
-    let mut messages: Vec<Message> = serde_json::from_value(messages)
-        .with_context(|| format!("{name} holds messages that are not as expected"))?;
-    if let Some(tools) = tools {
-        let Value::Array(tools) = tools else {
-            bail!("{name}: \"tools\" is not a list");
-        };
-        // The format has tools in the system message.
-        if !matches!(messages.first(), Some(first) if first.role == Role::System) {
-            messages.insert(0, Message::new(Role::System, ""));
-        }
-        messages[0].tools.extend(tools);
-    }
     ensure!(!messages.is_empty(), "{name} holds no messages");
-    Ok(messages)
+    chat::from_request(messages, tools).map_err(|problem| anyhow!("{name}: {problem}"))
 }
 
 fn name(path: &Path) -> String {
@@ -339,6 +333,9 @@ mod tests {
         let with_tools = messages(&text).unwrap();
         assert_eq!(with_tools.len(), 2);
         assert_eq!(with_tools[0].tools.len(), 1);
+        let of_another_system = "\u{FEFF}{\"messages\": [\r\n{\"role\": \"user\",\r\n\"content\": \"hi\"}],\r\n\
+                                 \"tools\": null, \"model\": null}\r\n";
+        assert_eq!(messages(of_another_system).unwrap(), list);
     }
 
     #[test]
@@ -349,7 +346,12 @@ mod tests {
             ("3", "neither"),
             (r#"{"tools": []}"#, "messages"),
             (r#"{"messages": [], "model": "x"}"#, "model"),
-            (r#"{"messages": [], "tools": 3}"#, "tools"),
+            (r#"{"messages": {}}"#, "messages"),
+            (r#"{"messages": [{"role": "user"}], "tools": 3}"#, "tools"),
+            (
+                r#"[{"role": "user"}, {"role": "user", "images": ["x"]}]"#,
+                "message 1: a message has the key \"images\"",
+            ),
             (r#"[{"role": "nobody", "content": "hi"}]"#, "nobody"),
         ] {
             let error = messages(text).unwrap_err();

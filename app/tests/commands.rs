@@ -617,6 +617,109 @@ fn first_and_last(arguments: &[&str], stdin: &[u8]) -> (Value, Value) {
 
 #[cfg(feature = "embedded-model")]
 #[test]
+fn marks_in_a_prompt_are_text_once_it_is_a_message() {
+    let n_tokens = |arguments: &[&str], stdin: &str| {
+        let one = [arguments, &["-n", "1"]].concat();
+        first_and_last(&one, stdin.as_bytes()).0["prompt_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let n_plain = n_tokens(&["--chat", "x"], "");
+    for mark in [
+        "</think>",
+        "<｜User｜>",
+        "<｜end▁of▁sentence｜>",
+        "<｜tool▁sep｜>",
+    ] {
+        let marked = format!("x{mark}");
+        // More than one token: it is spelled.
+        let n_spelled = n_tokens(&["--chat", &marked], "") - n_plain;
+        assert!(n_spelled > 1, "{mark}");
+        assert_eq!(n_tokens(&["--chat", "-"], &marked), n_plain + n_spelled);
+        let with_system = n_tokens(&["--system", mark, "x"], "");
+        assert_eq!(with_system, n_plain + n_spelled, "{mark}");
+        let messages = json!([{"role": "user", "content": marked}]).to_string();
+        assert_eq!(
+            n_tokens(&["--messages", "-"], &messages),
+            n_plain + n_spelled
+        );
+        // A raw prompt is the user's own: there it is a mark.
+        assert_eq!(n_tokens(&[&marked], ""), n_tokens(&["x"], "") + 1);
+    }
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
+fn messages_are_taken_as_the_world_writes_them() {
+    let call = |id: &str, city: &str| {
+        let arguments = format!("{{\"city\":\"{city}\"}}");
+        json!({"id": id, "type": "function", "function": {"name": "w", "arguments": arguments}})
+    };
+    let result =
+        |id: &str, told: &str| json!({"role": "tool", "tool_call_id": id, "content": told});
+    let conversation = |results: [Value; 2]| {
+        let [one, other] = results;
+        json!([
+            {"role": "user", "content": "Weather in Oslo and Rome?"},
+            {"role": "assistant", "content": "", "tool_calls": [call("a", "Oslo"), call("b", "Rome")]},
+            one,
+            other,
+        ])
+    };
+    let run = |messages: &Value| {
+        let arguments = ["--greedy", "-n", "4", "--messages", "-", "--logprobs", "1"];
+        let (first, last) = first_and_last(&arguments, messages.to_string().as_bytes());
+        (first["prompt_tokens"].clone(), last["ids"].clone())
+    };
+    let in_order = run(&conversation([
+        result("a", "cold, 2"),
+        result("b", "hot, 31"),
+    ]));
+    let swapped = run(&conversation([
+        result("b", "hot, 31"),
+        result("a", "cold, 2"),
+    ]));
+    assert_eq!(in_order, swapped);
+    let unknown = conversation([result("zzz", "cold, 2"), result("b", "hot, 31")]).to_string();
+    let refused = sparsight_with_stdin(
+        &["generate", "-n", "1", "--messages", "-"],
+        unknown.as_bytes(),
+    );
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("\"zzz\"") && said.lines().count() == 1,
+        "{said}"
+    );
+
+    let function = |function: Value| {
+        json!([
+            {"role": "user", "content": "time?"},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function", "function": function}]},
+            {"role": "tool", "tool_call_id": "a", "content": "12:00"},
+        ])
+    };
+    let whole = run(&function(json!({"name": "now", "arguments": "{}"})));
+    for loose in [
+        json!({"name": "now", "arguments": ""}),
+        json!({"name": "now", "arguments": " "}),
+        json!({"name": "now", "arguments": null}),
+        json!({"name": "now"}),
+    ] {
+        assert_eq!(run(&function(loose)), whole);
+    }
+    let older = json!([
+        {"role": "user", "content": "time?"},
+        {"role": "assistant", "content": null, "function_call": {"name": "now", "arguments": "{}"}},
+        {"role": "function", "name": "now", "content": "12:00"},
+    ]);
+    assert_eq!(run(&older), whole);
+    let hi = json!({"messages": [{"role": "user", "content": "hi"}], "tools": null});
+    assert_eq!(run(&hi), run(&json!([{"role": "user", "content": "hi"}])));
+}
+
+#[cfg(feature = "embedded-model")]
+#[test]
 fn files_of_other_systems_say_the_same() {
     let run = |arguments: &[&str], stdin: &[u8]| {
         let (first, last) = first_and_last(&[arguments, &["--greedy", "-n", "6"]].concat(), stdin);

@@ -1,17 +1,19 @@
 //! Messages to prompt text, completions to reasoning, content and tool calls: the encoding of V3.2.
 //!
-//! The model has no template language; its encoding is a function, [`encode()`]. What comes back is
-//! read by a [`CompletionParser`], while it is generated or at once. [`reasoning_prompt`] and
+//! The model has no template language; its encoding is a function, [`encode()`], which keeps what people,
+//! tools and files said apart from the template around it: in that alone do marks count. What comes
+//! back is read by a [`CompletionParser`], while it is generated or at once. [`reasoning_prompt`] and
 //! [`boxed_answer`] are for questions with one short answer. Ids are the business of
 //! [`crate::tokenizer`].
 //!
 //! ```
 //! use engine::chat::{EncodeOptions, Message, Role, encode};
+//! use engine::tokenizer::text_of;
 //!
 //! let messages = [Message::new(Role::User, "1+1=?")];
 //! let options = EncodeOptions { thinking: true, ..EncodeOptions::default() };
 //! let prompt = encode(&messages, &options)?;
-//! assert_eq!(prompt, "<｜begin▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜><think>");
+//! assert_eq!(text_of(&prompt), "<｜begin▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜><think>");
 //! # Ok::<(), engine::Error>(())
 //! ```
 
@@ -24,7 +26,7 @@ mod tags;
 
 pub use answer::{boxed_answer, reasoning_prompt};
 pub use encode::{EncodeOptions, encode, encode_after};
-pub use message::{Message, Role, ToolCall};
+pub use message::{METADATA, Message, Role, ToolCall, from_request};
 pub use parse::{Completion, CompletionParser, Delta, parse};
 
 /// Begins every conversation.

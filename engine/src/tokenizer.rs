@@ -2,7 +2,10 @@
 //!
 //! Encoding is the work of the `tokenizers` crate. Decoding is done here, from a table of the bytes
 //! of every token, so that one token costs the same wherever it stands: [`Utf8Stream`] gives out
-//! text while it is generated, never half a character. What the text means is for [`crate::chat`].
+//! text while it is generated, never half a character. Which parts of a text may hold marks is for the
+//! caller to say, in [`Piece`]s; what the text means is for [`crate::chat`].
+
+mod pieces;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenizers::DecoderWrapper;
 
+pub use self::pieces::{Piece, text_of};
 use crate::{Error, Result, text_file};
 
 /// Ids from here on are refused: the table of tokens is as long as the highest id.
@@ -138,20 +142,15 @@ impl Tokenizer {
         Ok(Self { inner, tokens })
     }
 
-    /// The ids of a text. Added tokens that stand in it are recognised, special ones too; nothing is
-    /// added, so a text that should begin with BOS has to say so.
+    /// The ids of a text that is all of one hand. Added tokens that stand in it are recognised, special
+    /// ones too; nothing is added, so a text that should begin with BOS has to say so.
     ///
     /// The time grows with the length: a 10 MB prompt takes some seconds.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot do this text: a million spaces in a row, for one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let longest = longest_space(text);
-        if longest > LONGEST_SPACE {
-            return Err(Error::Tokenizer(format!(
-                "text has {longest} white-space characters in a row, expected at most {LONGEST_SPACE}"
-            )));
-        }
+        check_space(text)?;
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
@@ -243,8 +242,8 @@ impl Utf8Stream {
     }
 }
 
-/// Characters of the longest run of white space.
-fn longest_space(text: &str) -> usize {
+/// Refuses what the pre-tokenizer cannot do.
+fn check_space(text: &str) -> Result<()> {
     let mut longest = 0;
     let mut run = 0;
     for character in text.chars() {
@@ -255,7 +254,12 @@ fn longest_space(text: &str) -> usize {
         };
         longest = longest.max(run);
     }
-    longest
+    if longest > LONGEST_SPACE {
+        return Err(Error::Tokenizer(format!(
+            "text has {longest} white-space characters in a row, expected at most {LONGEST_SPACE}"
+        )));
+    }
+    Ok(())
 }
 
 /// Bytes at the end that begin a character which more bytes could complete.
@@ -398,6 +402,70 @@ mod tests {
         assert_eq!(stream.finish(), "\u{FFFD}");
         assert_eq!(stream.finish(), "");
         assert_eq!(stream.push(0x41).unwrap(), "A");
+    }
+
+    #[test]
+    fn marks_count_in_the_template_alone() {
+        let mut json = small();
+        // A token of the vocabulary, too.
+        let mut mark = json["added_tokens"][0].clone();
+        mark["content"] = "ab".into();
+        mark["id"] = 257.into();
+        json["added_tokens"].as_array_mut().unwrap().push(mark);
+        for (json, ab) in [(small(), &[257_u32][..]), (json, &[0x61, 0x62])] {
+            let tokenizer = open(&json);
+            let (form, said) = (
+                |text: &str| Piece::Template(text.into()),
+                |text: &str| Piece::Content(text.into()),
+            );
+            for (pieces, ids) in [
+                (
+                    vec![form("a<｜end｜>b"), said("b")],
+                    vec![&[0x61, 259, 0x62, 0x62][..]],
+                ),
+                // What is joined, in pieces as in one.
+                (
+                    vec![form("<think>a"), said(""), said("b ab"), form("<｜end｜>")],
+                    vec![&[260][..], ab, &[299, 259]],
+                ),
+                (
+                    vec![said("<think>")],
+                    vec![b"<think>".map(u32::from).as_slice()],
+                ),
+                // A mark that only a border makes is none.
+                (
+                    vec![form("<thi"), said("nk>")],
+                    vec![b"<think>".map(u32::from).as_slice()],
+                ),
+                (
+                    vec![said("<thi"), form("nk>")],
+                    vec![b"<think>".map(u32::from).as_slice()],
+                ),
+                (vec![form(""), said("")], vec![]),
+                (vec![], vec![]),
+            ] {
+                assert_eq!(
+                    tokenizer.encode_pieces(&pieces).unwrap(),
+                    ids.concat(),
+                    "{pieces:?}"
+                );
+            }
+            let ids = tokenizer
+                .encode_pieces(&[said("«é｜DSML｜<｜end｜>ab")])
+                .unwrap();
+            assert!(!ids.iter().any(|id| (259..=262).contains(id)), "{ids:?}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), "«é｜DSML｜<｜end｜>ab");
+            let spaces = [
+                form("a"),
+                said(&" ".repeat(600_000)),
+                said(&" ".repeat(600_000)),
+            ];
+            let error = tokenizer.encode_pieces(&spaces).unwrap_err().to_string();
+            assert!(
+                error.contains("1200000 white-space characters in a row"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Messages to prompt text, character for character as the official encoder writes it.
+//! Messages to prompt text, character for character as the official encoder writes it, with what was said
+//! kept apart from the template: a mark in a message is no mark of the format.
 //!
 //! It refuses what the official one refuses, and what would lose something in silence: tools on a
-//! message that cannot carry them, or a group of tool results that is never closed.
+//! message that cannot carry them, a group of tool results that is never closed, or a result of no call.
 
 use serde_json::Value;
 
-use super::json::to_json;
+use super::json::{is_nothing, to_json};
 use super::message::{Message, Role, ToolCall};
 use super::{ASSISTANT, BOS, DSML, END_THINK, EOS, THINK, USER};
+use crate::tokenizer::Piece;
 use crate::{Error, Result};
 
 /// How a conversation is encoded.
@@ -33,11 +35,12 @@ impl Default for EncodeOptions {
     }
 }
 
-/// The text of a conversation, up to where the model is to go on.
+/// The text of a conversation, up to where the model is to go on: what was said, in pieces apart from the
+/// template around it.
 ///
 /// # Errors
 /// [`Error::Message`] for a conversation that the encoding does not allow.
-pub fn encode(messages: &[Message], options: &EncodeOptions) -> Result<String> {
+pub fn encode(messages: &[Message], options: &EncodeOptions) -> Result<Vec<Piece>> {
     encode_after(&[], messages, options)
 }
 
@@ -52,22 +55,129 @@ pub fn encode_after(
     context: &[Message],
     messages: &[Message],
     options: &EncodeOptions,
-) -> Result<String> {
-    let all: Vec<&Message> = context.iter().chain(messages).collect();
+) -> Result<Vec<Piece>> {
+    let all = in_order(context, messages)?;
     let is_question = |message: &&Message| matches!(message.role, Role::User | Role::Developer);
     let conversation = Conversation {
         last_question: all.iter().rposition(is_question),
         all,
         options,
     };
-    let mut text = String::new();
+    let mut text = Text::default();
     if options.add_bos && context.is_empty() {
-        text += BOS;
+        text.form(BOS);
     }
     for index in context.len()..conversation.all.len() {
         conversation.write(index, &mut text)?;
     }
-    Ok(text)
+    conversation.check_results(conversation.all.len(), "the conversation ends")?;
+    Ok(text.0)
+}
+
+/// A text that is being written, in pieces.
+#[derive(Default)]
+struct Text(Vec<Piece>);
+
+impl Text {
+    /// Adds words of the template, no mark of which is cut.
+    fn form(&mut self, text: impl Into<String>) {
+        self.0.push(Piece::Template(text.into()));
+    }
+
+    /// Adds what somebody said.
+    fn said(&mut self, text: impl Into<String>) {
+        self.0.push(Piece::Content(text.into()));
+    }
+}
+
+/// All messages, tool results in the order of the calls that they name.
+fn in_order<'a>(context: &'a [Message], messages: &'a [Message]) -> Result<Vec<&'a Message>> {
+    let mut all: Vec<&Message> = context.iter().chain(messages).collect();
+    let mut end = 0;
+    while end < all.len() {
+        let start = end + 1;
+        let is_result = |message: &&&Message| message.role == Role::Tool;
+        end = start + all[start..].iter().take_while(is_result).count();
+        if all[start - 1].role == Role::Tool {
+            // The first of all: it is refused when it is written.
+            continue;
+        }
+        let calls = &all[start - 1].tool_calls;
+        check_ids(start - 1, calls)?;
+        let places = places(calls, &all[start..end], start)?;
+        let mut order: Vec<usize> = (start..end).collect();
+        order.sort_by_key(|&at| places[at - start]);
+        if (start + 1..end).contains(&context.len()) && !order.is_sorted() {
+            let problem = "tool results of one reply stand in context and messages in another order \
+                           than its calls, expected that of the calls";
+            return Err(refused(start, problem));
+        }
+        let is_whole = order.len() == calls.len();
+        for (&at, call) in order.iter().zip(calls).filter(|_| is_whole) {
+            if let Some(name) = all[at].name.as_deref().filter(|name| *name != call.name) {
+                let problem = format!("the result is of {name:?}, expected one of {:?}", call.name);
+                return Err(refused(at, problem));
+            }
+        }
+        let sorted: Vec<&Message> = order.into_iter().map(|at| all[at]).collect();
+        all[start..end].copy_from_slice(&sorted);
+    }
+    Ok(all)
+}
+
+/// Refuses two calls of one id.
+fn check_ids(index: usize, calls: &[ToolCall]) -> Result<()> {
+    let is_double = |(n, call): &(usize, &ToolCall)| {
+        call.id.is_some() && calls[..*n].iter().any(|other| other.id == call.id)
+    };
+    match calls
+        .iter()
+        .enumerate()
+        .find(is_double)
+        .and_then(|(_, call)| call.id.as_deref())
+    {
+        Some(id) => Err(refused(
+            index,
+            format!("two tool calls have the id {id:?}, expected one"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Which call each result is of; all the first, where they do not say. `start` is the first result's index.
+fn places(calls: &[ToolCall], results: &[&Message], start: usize) -> Result<Vec<usize>> {
+    let mut places = vec![0; results.len()];
+    if results.iter().all(|result| result.tool_call_id.is_none()) {
+        return Ok(places);
+    }
+    for (n, result) in results.iter().enumerate() {
+        let Some(id) = result.tool_call_id.as_deref() else {
+            let problem = "the result has no tool_call_id, expected one, as other results have";
+            return Err(refused(start + n, problem));
+        };
+        let known = calls.iter().map(|call| call.id.as_deref());
+        let Some(place) = known.clone().position(|known| known == Some(id)) else {
+            let known: Vec<_> = known.flatten().map(|known| format!("{known:?}")).collect();
+            let known = if known.is_empty() {
+                "no ids".into()
+            } else {
+                known.join(", ")
+            };
+            return Err(refused(
+                start + n,
+                format!("tool_call_id is {id:?}, and the calls before have {known}"),
+            ));
+        };
+        if results[..n]
+            .iter()
+            .any(|other| other.tool_call_id.as_deref() == Some(id))
+        {
+            let problem = format!("a second result of the tool call {id:?}, expected one");
+            return Err(refused(start + n, problem));
+        }
+        places[n] = place;
+    }
+    Ok(places)
 }
 
 struct Conversation<'a> {
@@ -77,23 +187,26 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    fn write(&self, index: usize, text: &mut String) -> Result<()> {
+    fn write(&self, index: usize, text: &mut Text) -> Result<()> {
         self.check(index)?;
         let message = self.all[index];
         let is_last_question = self.last_question == Some(index);
         match message.role {
             Role::System => {
-                *text += &message.content;
-                *text += &offers(index, message)?;
+                text.said(&message.content);
+                offer(index, message, text)?;
             }
-            Role::User => self.write_question(is_last_question, &message.content, text),
+            Role::User => {
+                text.form(USER);
+                self.end_question(is_last_question, &message.content, text);
+            }
             Role::Developer => {
                 let is_dropped = self.options.thinking && self.options.drop_thinking;
                 if is_last_question || !is_dropped {
-                    let offers = offers(index, message)?;
-                    let content = &message.content;
-                    let body = format!("{offers}\n\n# The user's message is: {content}");
-                    self.write_question(is_last_question, &body, text);
+                    text.form(USER);
+                    offer(index, message, text)?;
+                    text.form("\n\n# The user's message is: ");
+                    self.end_question(is_last_question, &message.content, text);
                 }
             }
             Role::Assistant => self.write_reply(index, text)?,
@@ -102,16 +215,17 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn write_question(&self, is_last: bool, content: &str, text: &mut String) {
+    fn end_question(&self, is_last: bool, content: &str, text: &mut Text) {
         let think = if is_last && self.options.thinking {
             THINK
         } else {
             END_THINK
         };
-        *text += &format!("{USER}{content}{ASSISTANT}{think}");
+        text.said(content);
+        text.form(format!("{ASSISTANT}{think}"));
     }
 
-    fn write_reply(&self, index: usize, text: &mut String) -> Result<()> {
+    fn write_reply(&self, index: usize, text: &mut Text) -> Result<()> {
         let message = self.all[index];
         if self.options.thinking && self.last_question.is_none_or(|last| index > last) {
             let reasoning = message.reasoning_content.as_deref().unwrap_or_default();
@@ -122,20 +236,22 @@ impl Conversation<'_> {
                      expected one of them after the last question in thinking mode",
                 ));
             }
-            *text += reasoning;
-            *text += END_THINK;
+            text.said(reasoning);
+            text.form(END_THINK);
         }
-        *text += &message.content;
+        text.said(&message.content);
         if !message.tool_calls.is_empty() {
-            let calls = message.tool_calls.iter().map(|call| tool_call(index, call));
-            let calls = calls.collect::<Result<Vec<_>>>()?.join("\n");
-            *text += &format!("\n\n<{DSML}function_calls>\n{calls}\n</{DSML}function_calls>");
+            text.form(format!("\n\n<{DSML}function_calls>\n"));
+            for call in &message.tool_calls {
+                write_call(index, call, text)?;
+            }
+            text.form(format!("</{DSML}function_calls>"));
         }
-        *text += EOS;
+        text.form(EOS);
         Ok(())
     }
 
-    fn write_result(&self, index: usize, text: &mut String) -> Result<()> {
+    fn write_result(&self, index: usize, text: &mut Text) -> Result<()> {
         let (n_calls, n_results) = self.results_up_to(index + 1);
         if n_results > n_calls {
             return Err(refused(
@@ -147,9 +263,11 @@ impl Conversation<'_> {
             ));
         }
         if n_results == 1 {
-            *text += "\n\n<function_results>";
+            text.form("\n\n<function_results>");
         }
-        *text += &format!("\n<result>{}</result>", self.all[index].content);
+        text.form("\n<result>");
+        text.said(&self.all[index].content);
+        text.form("</result>");
         if n_results == n_calls {
             let is_current = self.last_question.is_none_or(|last| index >= last);
             let think = if self.options.thinking && is_current {
@@ -157,7 +275,7 @@ impl Conversation<'_> {
             } else {
                 END_THINK
             };
-            *text += &format!("\n</function_results>\n\n{think}");
+            text.form(format!("\n</function_results>\n\n{think}"));
         }
         Ok(())
     }
@@ -172,43 +290,56 @@ impl Conversation<'_> {
         (reply.map_or(0, |reply| reply.tool_calls.len()), n_results)
     }
 
-    /// Refuses what would be lost in silence, wherever it stands.
-    fn check(&self, index: usize) -> Result<()> {
-        let message = self.all[index];
-        let role = message.role.name();
-        let offers_something = !message.tools.is_empty() || asked_format(message).is_some();
-        if offers_something && !matches!(message.role, Role::System | Role::Developer) {
+    /// Refuses `what` at `end` where some results of the reply before are there and some are not.
+    fn check_results(&self, end: usize, what: &str) -> Result<()> {
+        let (n_calls, n_results) = self.results_up_to(end);
+        if (1..n_calls).contains(&n_results) {
             return Err(refused(
-                index,
+                end,
                 format!(
-                    "a {role} message has tools or a response format, \
-                         expected them on a system or developer message"
+                    "{what} after {n_results} of {n_calls} tool results, expected the other results first"
                 ),
             ));
         }
-        if !message.tool_calls.is_empty() && message.role != Role::Assistant {
-            return Err(refused(
-                index,
-                format!("a {role} message has tool calls, expected them on assistant messages"),
-            ));
-        }
-        if message.role == Role::Developer && message.content.is_empty() {
-            return Err(refused(
-                index,
-                "a developer message has no content, expected some",
-            ));
-        }
-        if message.role != Role::Tool {
-            let (n_calls, n_results) = self.results_up_to(index);
-            if (1..n_calls).contains(&n_results) {
-                return Err(refused(
-                    index,
-                    format!(
-                        "a {role} message after {n_results} of {n_calls} tool results, \
-                             expected the other results first"
-                    ),
-                ));
-            }
+        Ok(())
+    }
+
+    /// Refuses what would be lost in silence, wherever it stands.
+    fn check(&self, index: usize) -> Result<()> {
+        let message = self.all[index];
+        let role = message.role;
+        let what = match role {
+            Role::Assistant => "an assistant message".into(),
+            role => format!("a {} message", role.name()),
+        };
+        let refuse = |is_lost: bool, problem: &str| match is_lost {
+            true => Err(refused(index, format!("{what} has {problem}"))),
+            false => Ok(()),
+        };
+        let offers_something = !message.tools.is_empty() || asked_format(message).is_some();
+        refuse(
+            offers_something && !matches!(role, Role::System | Role::Developer),
+            "tools or a response format, expected them on a system or developer message",
+        )?;
+        refuse(
+            !message.tool_calls.is_empty() && role != Role::Assistant,
+            "tool calls, expected them on assistant messages",
+        )?;
+        let reasoning = message.reasoning_content.as_deref();
+        refuse(
+            reasoning.is_some_and(|text| !text.is_empty()) && role != Role::Assistant,
+            "reasoning, expected it on assistant messages",
+        )?;
+        refuse(
+            message.tool_call_id.is_some() && role != Role::Tool,
+            "a tool_call_id, expected it on tool results",
+        )?;
+        refuse(
+            message.content.is_empty() && role == Role::Developer,
+            "no content, expected some",
+        )?;
+        if role != Role::Tool {
+            self.check_results(index, &what)?;
         }
         Ok(())
     }
@@ -221,9 +352,8 @@ fn refused(index: usize, problem: impl Into<String>) -> Error {
     }
 }
 
-/// Tools and response format as text, empty if there are none.
-fn offers(index: usize, message: &Message) -> Result<String> {
-    let mut text = String::new();
+/// Writes tools and response format, if there are any.
+fn offer(index: usize, message: &Message, text: &mut Text) -> Result<()> {
     if !message.tools.is_empty() {
         let function = |tool: &Value| match tool.get("function") {
             Some(function) => Ok(to_json(function)),
@@ -238,34 +368,27 @@ fn offers(index: usize, message: &Message) -> Result<String> {
             .iter()
             .map(function)
             .collect::<Result<Vec<_>>>()?;
-        text += &format!("\n\n{}", tools_text(&functions.join("\n")));
+        text.form(tools_head());
+        text.said(functions.join("\n"));
+        text.form("\n</functions>\n");
     }
     if let Some(format) = asked_format(message) {
-        let format = to_json(format);
-        text += &format!(
+        text.form(
             "\n\n## Response Format:\n\n\
-             You MUST strictly adhere to the following schema to reply:\n{format}"
+             You MUST strictly adhere to the following schema to reply:\n",
         );
+        text.said(to_json(format));
     }
-    Ok(text)
+    Ok(())
 }
 
 /// The response format, unless it is one that Python takes for none.
 fn asked_format(message: &Message) -> Option<&Value> {
-    message
-        .response_format
-        .as_ref()
-        .filter(|format| match format {
-            Value::Null => false,
-            Value::Bool(is_true) => *is_true,
-            Value::Number(number) => number.as_f64() != Some(0.0),
-            Value::String(text) => !text.is_empty(),
-            Value::Array(list) => !list.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-        })
+    let format = message.response_format.as_ref();
+    format.filter(|format| !is_nothing(format))
 }
 
-fn tool_call(index: usize, call: &ToolCall) -> Result<String> {
+fn write_call(index: usize, call: &ToolCall, text: &mut Text) -> Result<()> {
     let Some(arguments) = call.arguments.as_object() else {
         let name = &call.name;
         let found = to_json(&call.arguments);
@@ -274,27 +397,26 @@ fn tool_call(index: usize, call: &ToolCall) -> Result<String> {
             format!("arguments of the call of {name:?} are {found}, expected a JSON object"),
         ));
     };
-    let parameter = |(key, value): (&String, &Value)| {
-        let (is_string, value) = match value {
-            Value::String(text) => (true, text.clone()),
-            value => (false, to_json(value)),
-        };
-        format!("<{DSML}parameter name=\"{key}\" string=\"{is_string}\">{value}</{DSML}parameter>")
-    };
-    let parameters = arguments
-        .iter()
-        .map(parameter)
-        .collect::<Vec<_>>()
-        .join("\n");
-    Ok(format!(
-        "<{DSML}invoke name=\"{}\">\n{parameters}\n</{DSML}invoke>",
-        call.name
-    ))
+    text.form(format!("<{DSML}invoke name=\""));
+    text.said(&call.name);
+    text.form("\">\n");
+    for (n, (key, value)) in arguments.iter().enumerate() {
+        let between = if n == 0 { "" } else { "\n" };
+        text.form(format!("{between}<{DSML}parameter name=\""));
+        text.said(key);
+        text.form(format!("\" string=\"{}\">", value.is_string()));
+        text.said(value.as_str().map_or_else(|| to_json(value), str::to_owned));
+        text.form(format!("</{DSML}parameter>"));
+    }
+    text.form(format!("\n</{DSML}invoke>\n"));
+    Ok(())
 }
 
-fn tools_text(functions: &str) -> String {
+fn tools_head() -> String {
     format!(
-        r#"## Tools
+        r#"
+
+## Tools
 
 You have access to a set of tools you can use to answer the user's question.
 You can invoke functions by writing a "<{DSML}function_calls>" block like the following as part of your reply to the user:
@@ -324,161 +446,6 @@ If the thinking_mode is enabled, then after function results you should strongly
 
 Here are the functions available in JSONSchema format:
 <functions>
-{functions}
-</functions>
 "#
     )
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const THINKING: EncodeOptions = EncodeOptions {
-        thinking: true,
-        drop_thinking: true,
-        add_bos: true,
-    };
-
-    fn messages(json: Value) -> Vec<Message> {
-        serde_json::from_value(json).unwrap()
-    }
-
-    fn encoded(json: Value, options: EncodeOptions) -> String {
-        encode(&messages(json), &options).unwrap()
-    }
-
-    #[test]
-    fn every_refusal_names_the_message_and_what_was_expected() {
-        let call = json!({"function": {"name": "f", "arguments": "{}"}});
-        for (conversation, refusal) in [
-            (
-                json!([{"role": "developer"}]),
-                "message 0: a developer message has no content, expected some",
-            ),
-            (
-                json!([{"role": "tool", "content": "x"}]),
-                "message 0: this is tool result 1, expected at most 0: as many as the reply before has tool calls",
-            ),
-            (
-                json!([{"role": "user", "content": "?"}, {"role": "tool", "content": "x"}]),
-                "message 1: this is tool result 1, expected at most 0: as many as the reply before has tool calls",
-            ),
-            (
-                json!([
-                    {"role": "user", "content": "?"},
-                    {"role": "assistant", "tool_calls": [call]},
-                    {"role": "tool", "content": "x"},
-                    {"role": "tool", "content": "y"},
-                ]),
-                "message 3: this is tool result 2, expected at most 1: as many as the reply before has tool calls",
-            ),
-            (
-                json!([
-                    {"role": "assistant", "tool_calls": [call, call], "reasoning_content": "r"},
-                    {"role": "tool", "content": "x"},
-                    {"role": "user", "content": "?"},
-                ]),
-                "message 2: a user message after 1 of 2 tool results, expected the other results first",
-            ),
-            (
-                json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]),
-                "message 1: the reply has neither reasoning nor tool calls, expected one of them after the last question in thinking mode",
-            ),
-            (
-                json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]),
-                "message 0: arguments of the call of \"f\" are [1], expected a JSON object",
-            ),
-            (
-                json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]),
-                "message 0: arguments of the call of \"f\" are \"{\", expected a JSON object",
-            ),
-            (
-                json!([{"role": "user", "tools": [{"type": "function", "function": {}}]}]),
-                "message 0: a user message has tools or a response format, expected them on a system or developer message",
-            ),
-            (
-                json!([{"role": "user", "content": "?", "tool_calls": [call]}]),
-                "message 0: a user message has tool calls, expected them on assistant messages",
-            ),
-            (
-                json!([{"role": "system", "tools": [{"name": "f"}]}]),
-                "message 0: a tool has no key \"function\", expected {\"type\": \"function\", \"function\": …}",
-            ),
-        ] {
-            let error = encode(&messages(conversation), &THINKING).unwrap_err();
-            assert_eq!(error.to_string(), refusal);
-        }
-    }
-
-    #[test]
-    fn a_developer_speaks_as_a_user() {
-        let conversation = json!([
-            {"role": "developer", "content": "old", "response_format": {"type": "object"}},
-            {"role": "assistant", "content": "a", "reasoning_content": "r"},
-            {"role": "developer", "content": "new"},
-        ]);
-        let old = "<｜User｜>\n\n## Response Format:\n\nYou MUST strictly adhere to the following \
-                   schema to reply:\n{\"type\": \"object\"}\n\n# The user's message is: old\
-                   <｜Assistant｜></think>";
-        let rest =
-            "a<｜end▁of▁sentence｜><｜User｜>\n\n# The user's message is: new<｜Assistant｜>";
-        let no_bos = EncodeOptions {
-            add_bos: false,
-            ..EncodeOptions::default()
-        };
-        assert_eq!(
-            encoded(conversation.clone(), no_bos),
-            format!("{old}{rest}</think>")
-        );
-        // Thinking leaves out an old developer message, and nothing else with it.
-        assert_eq!(
-            encoded(conversation.clone(), THINKING),
-            format!("{BOS}{rest}<think>")
-        );
-        let kept = EncodeOptions {
-            drop_thinking: false,
-            ..THINKING
-        };
-        assert_eq!(
-            encoded(conversation, kept),
-            format!("{BOS}{old}{rest}<think>")
-        );
-    }
-
-    #[test]
-    fn what_python_takes_for_nothing_is_no_response_format() {
-        for nothing in [
-            json!(null),
-            json!({}),
-            json!(""),
-            json!(0.0),
-            json!(false),
-            json!([]),
-        ] {
-            let system = json!([{"role": "system", "response_format": nothing}]);
-            assert_eq!(encoded(system, THINKING), BOS);
-        }
-        assert_eq!(encode(&[], &THINKING).unwrap(), BOS);
-    }
-
-    #[test]
-    fn a_call_without_results_may_be_left_behind() {
-        let conversation = json!([
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\":1.0}"}}]},
-            {"role": "user", "content": "?"},
-        ]);
-        let text = encoded(conversation, EncodeOptions::default());
-        assert!(
-            text.contains("string=\"false\">1.0</｜DSML｜parameter>"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("<｜end▁of▁sentence｜><｜User｜>?<｜Assistant｜></think>"),
-            "{text}"
-        );
-    }
 }

@@ -17,6 +17,18 @@ pub(super) fn to_json(value: &Value) -> String {
     String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 
+/// Whether Python takes a value for none.
+pub(super) fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_true) => !is_true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
 struct Python;
 
 impl Formatter for Python {

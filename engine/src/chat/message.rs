@@ -1,9 +1,9 @@
 //! Messages, and their JSON as OpenAI-style requests have it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::json::to_json;
+use super::json::{is_nothing, to_json};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,7 +17,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
-    /// The result of a tool call.
+    /// The result of a tool call; `function` in older requests.
+    #[serde(alias = "function")]
     Tool,
 }
 
@@ -37,35 +38,121 @@ impl Role {
 /// One message of a conversation.
 ///
 /// In JSON it is as in an OpenAI-style request: `content` may be null, missing, a string, or a list
-/// of text parts; lists may be null; keys that have no field here are ignored. So is the id of a
-/// tool result: results belong to the calls before them in order.
+/// of text parts; lists may be null; `reasoning` says the same as `reasoning_content`; `function_call`
+/// is one call, and the role `function` that of its result. Keys of [`METADATA`] are passed over, and so
+/// is any key that holds nothing; another key is refused by name, since what it says would be lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Loose")]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said; the result if a tool speaks.
-    #[serde(default, deserialize_with = "text_or_parts")]
     pub content: String,
     /// What the model thought before it spoke.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// The calls that the model made after it spoke.
-    #[serde(
-        default,
-        deserialize_with = "null_or_list",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    /// Of a tool's result: [`ToolCall::id`] of its call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Of a tool's result: the function. Of a user: which of several, for which the encoding has no place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Tools that a system or developer message offers, each `{"type": "function", "function": …}`.
-    #[serde(
-        default,
-        deserialize_with = "null_or_list",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Value>,
     /// JSON schema that a system or developer message asks replies to follow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response_format: Option<Value>,
+}
+
+/// Keys that say something about a message, a part of one or a call, and nothing that the model reads.
+pub const METADATA: &[&str] = &[
+    "annotations",
+    "cache_control",
+    "created",
+    "created_at",
+    "finish_reason",
+    "id",
+    "index",
+    "logprobs",
+    "metadata",
+    "model",
+    "status",
+    "timestamp",
+    "type",
+    "usage",
+    "weight",
+];
+
+/// A message as the world writes it.
+#[derive(Deserialize)]
+#[serde(expecting = "a message, an object with a role")]
+struct Loose {
+    role: Role,
+    #[serde(default, deserialize_with = "text_or_parts")]
+    content: String,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+    #[serde(default, deserialize_with = "null_or_list")]
+    tool_calls: Vec<ToolCall>,
+    function_call: Option<Function>,
+    tool_call_id: Option<String>,
+    name: Option<String>,
+    #[serde(default, deserialize_with = "null_or_list")]
+    tools: Vec<Value>,
+    response_format: Option<Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl TryFrom<Loose> for Message {
+    type Error = String;
+
+    fn try_from(loose: Loose) -> Result<Self, String> {
+        check_others(&loose.others, "a message")?;
+        let said = |text: &String| !text.is_empty();
+        let reasoning_content = match (loose.reasoning_content, loose.reasoning.filter(said)) {
+            (Some(one), Some(other)) if said(&one) && one != other => {
+                return Err("reasoning_content and reasoning differ, expected one of them".into());
+            }
+            (one, other) => other.or(one),
+        };
+        let mut tool_calls = loose.tool_calls;
+        if let Some(call) = loose.function_call {
+            if !tool_calls.is_empty() {
+                return Err(
+                    "a message has tool_calls and function_call, expected one of them".into(),
+                );
+            }
+            tool_calls.push(ToolCall::of(None, call)?);
+        }
+        Ok(Self {
+            role: loose.role,
+            content: loose.content,
+            reasoning_content,
+            tool_calls,
+            tool_call_id: loose.tool_call_id.filter(said),
+            name: loose.name.filter(said),
+            tools: loose.tools,
+            response_format: loose.response_format,
+        })
+    }
+}
+
+/// Refuses a key that is not known and says something.
+fn check_others(others: &Map<String, Value>, what: &str) -> Result<(), String> {
+    let says_something =
+        |(key, value): &(&String, &Value)| !METADATA.contains(&key.as_str()) && !is_nothing(value);
+    match others.iter().find(says_something) {
+        Some((key, _)) => Err(format!(
+            "{what} has the key {key:?}, which has no place in the encoding: \
+             take it out, or put what it says into the content"
+        )),
+        None => Ok(()),
+    }
 }
 
 impl Message {
@@ -76,18 +163,48 @@ impl Message {
             content: content.into(),
             reasoning_content: None,
             tool_calls: Vec::new(),
+            tool_call_id: None,
+            name: None,
             tools: Vec::new(),
             response_format: None,
         }
     }
 }
 
+/// The messages of an OpenAI-style request, in which the tools stand beside the messages: they become
+/// those of the system message, which is where the encoding has them.
+///
+/// # Errors
+/// What is no message, under its place in the list; tools that are no list.
+pub fn from_request(messages: Vec<Value>, tools: Value) -> Result<Vec<Message>, String> {
+    let message = |(index, value)| {
+        serde_json::from_value(value).map_err(|error| format!("message {index}: {error}"))
+    };
+    let messages = messages.into_iter().enumerate().map(message);
+    let mut messages = messages.collect::<Result<Vec<Message>, String>>()?;
+    let tools = match tools {
+        Value::Null => return Ok(messages),
+        Value::Array(tools) => tools,
+        _ => return Err("\"tools\" is not a list".into()),
+    };
+    if !tools.is_empty() {
+        if !matches!(messages.first(), Some(first) if first.role == Role::System) {
+            messages.insert(0, Message::new(Role::System, ""));
+        }
+        messages[0].tools.extend(tools);
+    }
+    Ok(messages)
+}
+
 /// A call of a tool.
 ///
-/// In JSON it is `{"type": "function", "function": {"name": …, "arguments": "…"}}`, the arguments
-/// being JSON within a string; arguments that are JSON by themselves are understood, too.
+/// In JSON it is `{"id": …, "type": "function", "function": {"name": …, "arguments": "…"}}`, the arguments
+/// being JSON within a string. Arguments that are JSON by themselves are understood, too, and none (a
+/// blank string, `null`, a missing key) are `{}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolCall {
+    /// What its result names it by; `None` where results come in the order of the calls.
+    pub id: Option<String>,
     /// The function.
     pub name: String,
     /// Its arguments: a JSON object, keys in the order in which they were written. Text that is no
@@ -96,20 +213,48 @@ pub struct ToolCall {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(expecting = "a tool call, an object with a function")]
 struct OpenAiCall {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     #[serde(rename = "type", default = "function")]
     kind: String,
-    function: OpenAiFunction,
+    function: Function,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct OpenAiFunction {
+#[serde(expecting = "a function, an object with name and arguments")]
+struct Function {
     name: String,
+    #[serde(default)]
     arguments: Value,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 fn function() -> String {
     "function".into()
+}
+
+impl ToolCall {
+    fn of(id: Option<String>, function: Function) -> Result<Self, String> {
+        check_others(&function.others, "a call's function")?;
+        let arguments = match function.arguments {
+            Value::String(text) if text.trim().is_empty() => Value::Null,
+            Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            arguments => arguments,
+        };
+        Ok(Self {
+            id: id.filter(|id| !id.is_empty()),
+            name: function.name,
+            arguments: match arguments {
+                Value::Null => Value::Object(Map::new()),
+                arguments => arguments,
+            },
+        })
+    }
 }
 
 impl Serialize for ToolCall {
@@ -119,11 +264,14 @@ impl Serialize for ToolCall {
             arguments => to_json(arguments),
         };
         OpenAiCall {
+            id: self.id.clone(),
             kind: function(),
-            function: OpenAiFunction {
+            function: Function {
                 name: self.name.clone(),
                 arguments: arguments.into(),
+                others: Map::new(),
             },
+            others: Map::new(),
         }
         .serialize(serializer)
     }
@@ -138,14 +286,9 @@ impl<'de> Deserialize<'de> for ToolCall {
                 call.kind
             )));
         }
-        let arguments = match call.function.arguments {
-            Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-            arguments => arguments,
-        };
-        Ok(Self {
-            name: call.function.name,
-            arguments,
-        })
+        check_others(&call.others, "a tool call")
+            .and_then(|()| Self::of(call.id, call.function))
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -156,145 +299,25 @@ fn null_or_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 fn text_or_parts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match Value::deserialize(deserializer)? {
+    let text = match Value::deserialize(deserializer)? {
         Value::Null => Ok(String::new()),
         Value::String(text) => Ok(text),
-        Value::Array(parts) => {
-            let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
-                (Some("text"), Some(text)) => Ok(text.to_owned()),
-                _ => Err(serde::de::Error::custom(
-                    "content has a part that is no text, expected {\"type\": \"text\", \"text\": …}",
-                )),
-            };
-            parts.iter().map(text).collect()
-        }
-        _ => Err(serde::de::Error::custom(
-            "content is neither a string nor a list of text parts",
-        )),
-    }
+        Value::Array(parts) => parts.iter().map(part_text).collect(),
+        _ => Err("content is neither a string nor a list of text parts".into()),
+    };
+    text.map_err(serde::de::Error::custom)
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn requests_are_read_and_written() {
-        let request = json!({
-            "role": "assistant",
-            "content": null,
-            "reasoning_content": "r",
-            "tool_calls": [{
-                "id": "call_0",
-                "type": "function",
-                "function": {"name": "f", "arguments": "{\"z\":1.0,\"a\":[\"é\",18446744073709551615]}"},
-            }],
-        });
-        let message: Message = serde_json::from_value(request).unwrap();
-        let expected = Message {
-            reasoning_content: Some("r".into()),
-            tool_calls: vec![ToolCall {
-                name: "f".into(),
-                arguments: json!({"z": 1.0, "a": ["é", u64::MAX]}),
-            }],
-            ..Message::new(Role::Assistant, "")
-        };
-        assert_eq!(message, expected);
-        assert_eq!(
-            serde_json::to_string(&message).unwrap(),
-            r#"{"role":"assistant","content":"","reasoning_content":"r","tool_calls":[{"type":"function","function":{"name":"f","arguments":"{\"z\": 1.0, \"a\": [\"é\", 18446744073709551615]}"}}]}"#
-        );
-        let again = serde_json::from_value(serde_json::to_value(&message).unwrap()).unwrap();
-        assert_eq!(message, again);
-    }
-
-    #[test]
-    fn loose_forms_are_understood() {
-        for (request, expected) in [
-            (json!({"role": "user"}), Message::new(Role::User, "")),
-            (
-                json!({
-                    "role": "user",
-                    "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
-                    "name": "somebody",
-                    "reasoning_content": null,
-                    "tool_calls": null,
-                    "tools": null,
-                    "response_format": null,
-                }),
-                Message::new(Role::User, "ab"),
-            ),
-            (
-                json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}),
-                Message {
-                    tool_calls: vec![ToolCall {
-                        name: "f".into(),
-                        arguments: json!({"a": 1}),
-                    }],
-                    ..Message::new(Role::Assistant, "")
-                },
-            ),
-            (
-                json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{no"}}]}),
-                Message {
-                    tool_calls: vec![ToolCall {
-                        name: "f".into(),
-                        arguments: json!("{no"),
-                    }],
-                    ..Message::new(Role::Assistant, "")
-                },
-            ),
-        ] {
-            let message: Message = serde_json::from_value(request).unwrap();
-            assert_eq!(message, expected);
+fn part_text(part: &Value) -> Result<String, String> {
+    let expected = "expected {\"type\": \"text\", \"text\": …}";
+    match (part["type"].as_str(), part["text"].as_str(), part) {
+        (Some("text"), Some(text), Value::Object(part)) => {
+            let mut others = part.clone();
+            others.remove("text");
+            check_others(&others, "a part of the content")?;
+            Ok(text.into())
         }
-    }
-
-    #[test]
-    fn what_is_no_message_is_refused() {
-        for (request, refusal) in [
-            (
-                json!({"role": "robot"}),
-                "unknown variant `robot`, expected one of",
-            ),
-            (json!({"content": "a"}), "missing field `role`"),
-            (
-                json!({"role": "user", "content": 5}),
-                "content is neither a string nor a list",
-            ),
-            (
-                json!({"role": "user", "content": [{"type": "image_url"}]}),
-                "content has a part that is no text",
-            ),
-            (
-                json!({"role": "assistant", "tool_calls": [{"type": "custom", "function": {"name": "f", "arguments": ""}}]}),
-                "tool call has type \"custom\", expected \"function\"",
-            ),
-            (
-                json!({"role": "assistant", "tool_calls": [{}]}),
-                "missing field `function`",
-            ),
-        ] {
-            let error = serde_json::from_value::<Message>(request)
-                .unwrap_err()
-                .to_string();
-            assert!(error.starts_with(refusal), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_role_is_called_the_same_in_json() {
-        for role in [
-            Role::System,
-            Role::Developer,
-            Role::User,
-            Role::Assistant,
-            Role::Tool,
-        ] {
-            assert_eq!(serde_json::to_value(role).unwrap(), role.name());
-        }
+        (Some("text") | None, ..) => Err(format!("content has a part that is no text, {expected}")),
+        (Some(kind), ..) => Err(format!("content has a part of type {kind:?}, {expected}")),
     }
 }

@@ -41,7 +41,7 @@ use crate::{Error, Result};
 use dice::Dice;
 use kinds::{Maker, Thrower, chosen};
 use sources::Real;
-use talk::Piece;
+use talk::Part;
 
 pub use kinds::{KINDS, Kind};
 pub use probe::{Probe, SumProbe};
@@ -140,7 +140,7 @@ impl Corpus {
             .par_iter()
             .map(|text| match text {
                 Real::Text(text) => self.cut(text),
-                Real::Talk(turns) => Ok(vec![self.talk(&talk::pieces(turns)?)?]),
+                Real::Talk(turns) => Ok(vec![self.talk(&talk::parts(turns)?)?]),
             })
             .collect::<Result<_>>()?;
         let mut documents = RealDocuments::default();
@@ -175,13 +175,13 @@ impl Corpus {
         Sequence { ids, loss }
     }
 
-    fn talk(&self, pieces: &[Piece]) -> Result<Sequence> {
+    fn talk(&self, parts: &[Part]) -> Result<Sequence> {
         let mut sequence = Sequence {
             ids: Vec::new(),
             loss: Vec::new(),
         };
-        for (text, is_target) in pieces {
-            sequence.ids.extend(self.tokenizer.encode(text)?);
+        for (pieces, is_target) in parts {
+            sequence.ids.extend(self.tokenizer.encode_pieces(pieces)?);
             sequence.loss.resize(sequence.ids.len(), *is_target);
         }
         Ok(sequence)
@@ -299,7 +299,7 @@ impl Corpus {
                 ids.push(self.eos);
                 Ok(self.all_but_bos(ids))
             }
-            Maker::Talk(make) => self.talk(&talk::pieces(&make(thrower))?),
+            Maker::Talk(make) => self.talk(&talk::parts(&make(thrower))?),
             Maker::Whole(_) => unreachable!("whole sequences are made before documents are drawn"),
             Maker::Real => {
                 let real = &self.real[kind.name];

@@ -1,6 +1,7 @@
 //! From a message to a running answer: what is encoded, checked and fed.
 
 use engine::chat::{EncodeOptions, Message, Role, encode};
+use engine::tokenizer::Piece;
 
 use super::answer::Made;
 use super::link::{Encoded, Feed, Purpose};
@@ -107,7 +108,7 @@ impl App {
             ..EncodeOptions::default()
         };
         match encode(&messages, &options) {
-            Ok(text) => self.encode_prompt(text, Vec::new()),
+            Ok(pieces) => self.encode_prompt(pieces, Vec::new()),
             Err(error) => self.fail_answer(&error.to_string()),
         }
     }
@@ -187,12 +188,12 @@ impl App {
         self.answer = Some(Answer::new(conversation, node, made));
     }
 
-    fn encode_prompt(&mut self, text: String, before: Vec<u32>) {
+    fn encode_prompt(&mut self, pieces: Vec<Piece>, before: Vec<u32>) {
         let Some(tokenizer) = self.model.ready().and_then(|ready| ready.tokenizer.clone()) else {
             self.fail_answer("the model has no tokenizer");
             return;
         };
-        let ticket = self.link.encode(&tokenizer, text);
+        let ticket = self.link.encode(&tokenizer, pieces);
         self.pending = Some(Pending { ticket, before });
     }
 

@@ -13,7 +13,7 @@ use engine::generate::GenerateOptions;
 use engine::model::{ForwardOptions, LoadOptions};
 use engine::runner::{Command, Event, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
-use engine::tokenizer::Tokenizer;
+use engine::tokenizer::{Piece, Tokenizer};
 use engine::trace::Watch;
 use engine::{SessionOptions, Source};
 
@@ -192,13 +192,15 @@ impl Link {
     }
 
     /// Encodes a text on another thread; the ids come by [`Link::next_encoded`] under this ticket.
-    pub(super) fn encode(&mut self, tokenizer: &Arc<Tokenizer>, text: String) -> u64 {
+    pub(super) fn encode(&mut self, tokenizer: &Arc<Tokenizer>, pieces: Vec<Piece>) -> u64 {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         let (tokenizer, outbox, wake) =
             (tokenizer.clone(), self.encoded.0.clone(), self.ctx.clone());
         let body = move || {
-            let ids = tokenizer.encode(&text).map_err(|error| error.to_string());
+            let ids = tokenizer
+                .encode_pieces(&pieces)
+                .map_err(|error| error.to_string());
             // A window that is gone wants no ids.
             let _ = outbox.send(Encoded { ticket, ids });
             wake.request_repaint();

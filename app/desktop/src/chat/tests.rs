@@ -345,6 +345,7 @@ fn tool_calls_code_and_facts_are_shown() {
         answer(2, "See:\n\n```rust\nlet x = 1;\n```\n"),
     ]);
     fixture.messages[1].tool_calls = vec![ToolCall {
+        id: None,
         name: "weather".into(),
         arguments: json!({"city": "Rome"}),
     }];

@@ -8,7 +8,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::io::Read as _;
 use std::path::Path;
 
-use engine::chat::{Message, Role};
+use engine::chat::{self, METADATA, Role};
 use serde_json::Value;
 
 use super::conversations::title_from;
@@ -61,14 +61,25 @@ fn parse(json: &[u8]) -> std::result::Result<Document, String> {
     // Nesting is bounded by serde_json, at 128 levels.
     let value: Value = serde_json::from_str(json).map_err(|error| format!("no JSON: {error}"))?;
     match value {
-        Value::Array(messages) => document_from_messages(messages, None),
+        Value::Array(messages) => document_from_messages(messages, Value::Null, None),
         Value::Object(mut object) if !object.contains_key("format") => {
-            let title = object
-                .get("title")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let title = object.remove("title");
+            let title = title.as_ref().and_then(Value::as_str).map(str::to_owned);
+            let tools = object.remove("tools").unwrap_or_default();
             match object.remove("messages") {
-                Some(Value::Array(messages)) => document_from_messages(messages, title),
+                Some(Value::Array(messages)) => {
+                    // Numbers and switches are settings of a request; the rest says something.
+                    let says_something = |(key, value): &(&String, &Value)| {
+                        let is_setting = value.is_null() || value.is_number() || value.is_boolean();
+                        !is_setting && !METADATA.contains(&key.as_str())
+                    };
+                    if let Some((key, _)) = object.iter().find(says_something) {
+                        return Err(format!(
+                            "found the key {key:?}, expected \"messages\", \"tools\" and \"title\""
+                        ));
+                    }
+                    document_from_messages(messages, tools, title)
+                }
                 Some(_) => Err("key \"messages\" is no list".into()),
                 None => Err(format!(
                     "an object without key \"format\" (expected {FORMAT:?}) or \"messages\""
@@ -106,6 +117,7 @@ fn check_count(n_nodes: usize) -> std::result::Result<(), String> {
 
 fn document_from_messages(
     messages: Vec<Value>,
+    tools: Value,
     title: Option<String>,
 ) -> std::result::Result<Document, String> {
     check_count(messages.len())?;
@@ -114,9 +126,7 @@ fn document_from_messages(
     }
     let now_ms = now_ms();
     let mut nodes = Vec::with_capacity(messages.len());
-    for (id, message) in (1..).zip(messages) {
-        let message: Message = serde_json::from_value(message)
-            .map_err(|error| format!("message {}: {error}", id - 1))?;
+    for (id, message) in (1..).zip(chat::from_request(messages, tools)?) {
         nodes.push(DocumentNode {
             id,
             parent: (id > 1).then_some(id - 1),
@@ -222,6 +232,7 @@ fn check_time(what: &str, ms: i64) -> std::result::Result<(), String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 mod tests {
+    use engine::chat::Message;
     use serde_json::json;
 
     use super::*;
@@ -451,9 +462,44 @@ mod tests {
                 path[2].node.message.tool_calls[0].arguments,
                 json!({"a": 1})
             );
+            assert_eq!(path[3].node.message.tool_call_id.as_deref(), Some("x"));
             assert!(path.iter().all(|entry| entry.n_siblings() == 1));
         }
         assert_eq!(store.search("brief", 10).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn nothing_of_a_request_is_lost_in_silence() {
+        let mut store = Store::in_memory().unwrap();
+        let request = |key: &str, value: Value| {
+            json!({"messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stream": true, key: value})
+                .to_string()
+        };
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let id = store
+            .import(request("tools", tools.clone()).as_bytes())
+            .unwrap();
+        let path = store.path(id).unwrap();
+        assert_eq!(json!(path[0].node.message.tools), tools);
+        assert_eq!(path.len(), 2);
+        let id = store
+            .import(request("tools", json!(null)).as_bytes())
+            .unwrap();
+        assert_eq!(store.path(id).unwrap().len(), 1);
+        for (key, value) in [
+            ("system", json!("S.")),
+            ("functions", json!([])),
+            ("tools", json!("f")),
+        ] {
+            let error = store
+                .import(request(key, value).as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(&format!("\"{key}\"")), "{error}");
+        }
+        let utf16: Vec<u8> = "[]".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = store.import(&utf16).unwrap_err().to_string();
+        assert!(error.contains("is UTF-16 text, expected UTF-8"), "{error}");
     }
 
     #[test]

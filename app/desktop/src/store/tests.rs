@@ -56,6 +56,7 @@ fn rich(store: &mut Store) -> ConversationId {
     let mut answer = assistant("text\n```rust\nlet a = \"<&>\";");
     answer.reasoning_content = Some("first\n\nsecond".into());
     answer.tool_calls = vec![ToolCall {
+        id: None,
         name: "weather".into(),
         arguments: json!({"z": 1.0, "a": ["é", u64::MAX]}),
     }];

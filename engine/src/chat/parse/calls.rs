@@ -188,6 +188,7 @@ impl CompletionParser {
             return self.leave_as_text(call);
         }
         let call = ToolCall {
+            id: None,
             name: call.name,
             arguments: Value::Object(call.arguments),
         };

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::chat::{EncodeOptions, Message, Role, encode_after};
+use crate::tokenizer::text_of;
 
 /// `⏎` stands for a newline, `D:` for the mark.
 fn text(short: &str) -> String {
@@ -15,6 +16,7 @@ fn text(short: &str) -> String {
 
 fn call(name: &str, arguments: Value) -> ToolCall {
     ToolCall {
+        id: None,
         name: name.into(),
         arguments,
     }
@@ -438,6 +440,7 @@ proptest! {
         let options = EncodeOptions { thinking, ..EncodeOptions::default() };
         let question = Message::new(Role::User, "?");
         let encoded = encode_after(&[question], std::slice::from_ref(&reply), &options).unwrap();
+        let encoded = text_of(&encoded);
         let read = parse(&encoded, thinking);
         prop_assert_eq!(&read.problems, &[""; 0]);
         prop_assert_eq!(&read.content, &reply.content);

@@ -73,7 +73,7 @@ impl Corpus {
         Ok(SumProbe {
             prompt: self
                 .tokenizer
-                .encode(&engine::chat::encode(&[message], &options)?)?,
+                .encode_pieces(&engine::chat::encode(&[message], &options)?)?,
             answer: sum.answer,
         })
     }

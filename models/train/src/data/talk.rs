@@ -1,6 +1,7 @@
 //! Conversations as the family encodes them, and what is to be learned of them: the model's part.
 
 use engine::chat::{EncodeOptions, Message, Role, encode_after};
+use engine::tokenizer::Piece;
 
 use crate::Result;
 
@@ -33,14 +34,14 @@ impl Turn {
 }
 
 /// Text, and whether it is to be predicted.
-pub(super) type Piece = (String, bool);
+pub(super) type Part = (Vec<Piece>, bool);
 
-/// The conversation in pieces that can be encoded one by one: each ends at an added token. It is in
+/// The conversation in parts that can be encoded one by one: each ends at an added token. It is in
 /// thinking mode if the last reply has reasoning; older reasoning is left out, as the encoding wants.
 ///
 /// # Errors
 /// What the engine refuses.
-pub(super) fn pieces(turns: &[Turn]) -> Result<Vec<Piece>> {
+pub(super) fn parts(turns: &[Turn]) -> Result<Vec<Part>> {
     let mut messages = Vec::new();
     for turn in turns {
         messages.push(Message::new(Role::User, &turn.question));
@@ -54,7 +55,7 @@ pub(super) fn pieces(turns: &[Turn]) -> Result<Vec<Piece>> {
             .is_some_and(|turn| turn.reply.reasoning.is_some()),
         ..EncodeOptions::default()
     };
-    // What the conversation is from a message on depends on all that follow it: a piece is what that
+    // What the conversation is from a message on depends on all that follow it: a part is what that
     // has more than from the next message on.
     let mut ends = Vec::new();
     for start in 0..messages.len() {
@@ -64,17 +65,19 @@ pub(super) fn pieces(turns: &[Turn]) -> Result<Vec<Piece>> {
             &options,
         )?);
     }
-    ends.push(String::new());
-    let pieces = ends.windows(2).zip(&messages).map(|(pair, message)| {
-        let text = pair[0][..pair[0].len() - pair[1].len()].to_owned();
-        (text, message.role == Role::Assistant)
+    ends.push(Vec::new());
+    let parts = ends.windows(2).zip(&messages).map(|(pair, message)| {
+        let pieces = pair[0][..pair[0].len() - pair[1].len()].to_vec();
+        (pieces, message.role == Role::Assistant)
     });
-    Ok(pieces.collect())
+    Ok(parts.collect())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 mod tests {
+    use engine::tokenizer::text_of;
+
     use super::*;
 
     #[test]
@@ -85,10 +88,10 @@ mod tests {
         ];
         turns[0].reply.reasoning = Some("old".into());
         let as_text = |turns: &[Turn]| {
-            let pieces = pieces(turns).unwrap();
-            pieces
+            let parts = parts(turns).unwrap();
+            parts
                 .into_iter()
-                .map(|(text, is_target)| format!("{is_target}:{text}"))
+                .map(|(pieces, is_target)| format!("{is_target}:{}", text_of(&pieces)))
                 .collect::<Vec<_>>()
         };
         assert_eq!(

@@ -127,6 +127,7 @@ fn a_page_takes_nothing_for_html() {
     let mut message = assistant(&format!("{evil}\n```{evil}\n{evil}\n```\n{evil}"));
     message.reasoning_content = Some(evil.into());
     message.tool_calls = vec![ToolCall {
+        id: None,
         name: evil.into(),
         arguments: json!({evil: evil}),
     }];

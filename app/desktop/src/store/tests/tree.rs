@@ -185,6 +185,7 @@ fn a_message_comes_back_as_it_was() {
     message.response_format = Some(json!({"z": 1, "a": 0.1}));
     let mut no_json = assistant("");
     no_json.tool_calls = vec![ToolCall {
+        id: None,
         name: String::new(),
         arguments: json!("{torn"),
     }];
