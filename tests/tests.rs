@@ -7,6 +7,7 @@
 
 mod bodies;
 mod chat;
+mod completions;
 mod counts;
 mod docs;
 mod embedded;

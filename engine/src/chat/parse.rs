@@ -1,19 +1,22 @@
 //! Completions to reasoning, content and tool calls, while they are generated.
 //!
 //! The official parser asserts that a completion is well formed. This one reads what is meant where
-//! that is clear, says so in [`Completion::problems`], and leaves everything else in the content.
+//! that is clear, says so in [`Completion::problems`], and leaves everything else in the content; marks
+//! that it leaves there are told, too. What stands in a fence of code is shown, and no call.
 //! A decision is made only once no later text could change it, so that the same completion comes
 //! out however it is cut into pieces. The tags themselves are read in [`super::tags`].
 
 mod arguments;
 mod calls;
+mod fence;
 
 use serde_json::{Map, Value};
 
 use self::arguments::ObjectEnd;
+use self::fence::{Fence, left_over};
 use super::message::ToolCall;
 use super::tags::{self, Beginning, Form, Match, Opening};
-use super::{DSML, END_THINK, EOS};
+use super::{DSML, END_THINK, EOS, THINK};
 
 /// What a piece of a completion adds.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +32,7 @@ pub enum Delta {
 /// A completion, read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
-    /// The reasoning, without `</think>`; `None` if the model was not asked to think.
+    /// The reasoning, without its tags; `None` if the model was not asked to think, and did not.
     pub reasoning: Option<String>,
     /// What is said to the user.
     pub content: String,
@@ -68,15 +71,22 @@ pub struct CompletionParser {
     has_block: bool,
     /// No more text comes: everything can be decided.
     is_final: bool,
+    /// At the end of the content so far.
+    fence: Fence,
     deltas: Vec<Delta>,
     completion: Completion,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    Reasoning,
+    Reasoning {
+        /// Nothing but white space came: the model may open its reasoning itself.
+        is_start: bool,
+    },
     /// Outside of tool calls.
     Content {
+        /// Nothing but white space came: the model may open or close its reasoning itself.
+        is_start: bool,
         /// Whether the unread text begins a line.
         begins_line: bool,
         /// Tool calls came before, and since then nothing but white space.
@@ -87,6 +97,15 @@ enum State {
     Call(Call),
     Parameter(Call, Opening),
     RawArguments(Call, ObjectEnd),
+}
+
+impl State {
+    /// At the beginning of the content.
+    const START: Self = Self::Content {
+        is_start: true,
+        begins_line: true,
+        is_after_calls: false,
+    };
 }
 
 /// A tool call that is being read.
@@ -105,11 +124,8 @@ impl CompletionParser {
     /// reasoning: it ended in `<think>`.
     pub fn new(thinking: bool) -> Self {
         let state = match thinking {
-            true => State::Reasoning,
-            false => State::Content {
-                begins_line: true,
-                is_after_calls: false,
-            },
+            true => State::Reasoning { is_start: true },
+            false => State::START,
         };
         Self {
             buffer: String::new(),
@@ -121,6 +137,7 @@ impl CompletionParser {
             has_text_after_end: false,
             has_block: false,
             is_final: false,
+            fence: Fence::default(),
             deltas: Vec::new(),
             completion: Completion {
                 reasoning: thinking.then(String::new),
@@ -142,13 +159,20 @@ impl CompletionParser {
         self.buffer += &std::mem::take(&mut self.tail);
         self.is_final = true;
         self.read();
-        if matches!(self.state, State::Reasoning) {
+        if matches!(self.state, State::Reasoning { .. }) {
             self.note(format!(
                 "{END_THINK} is missing: all text was read as reasoning"
             ));
         }
         if self.has_text_after_end {
             self.note(format!("text after {EOS} was dropped"));
+        }
+        let left = left_over(&self.completion.content);
+        if !left.is_empty() {
+            self.note(format!(
+                "marks were left in the content: {}",
+                left.join(", ")
+            ));
         }
         (self.deltas, self.completion)
     }
@@ -196,10 +220,12 @@ impl CompletionParser {
         loop {
             let state = std::mem::replace(&mut self.state, State::Calls);
             let (state, goes_on) = match state {
-                State::Reasoning => self.read_reasoning(),
+                State::Reasoning { is_start } => self.read_reasoning(is_start),
+                State::Content { is_start: true, .. } => self.read_start(),
                 State::Content {
                     begins_line,
                     is_after_calls,
+                    ..
                 } => self.read_content(begins_line, is_after_calls),
                 State::Calls => self.read_between_calls(),
                 State::Call(call) => self.read_call(call),
@@ -213,17 +239,50 @@ impl CompletionParser {
         }
     }
 
-    fn read_reasoning(&mut self) -> (State, bool) {
+    /// Skips a tag that the model wrote itself where nothing but white space came before it; whether it
+    /// was one, and which. `More`: that is not certain yet.
+    fn skip_own_tag(&mut self, tags: &[&'static str]) -> Match<&'static str> {
+        let text = self.unread();
+        let blank = text.len() - text.trim_start().len();
+        let found = tags.iter().fold(Match::No, |found, tag| {
+            found.or(tags::literal(&text[blank..], tag).then(|(), n| Match::Yes(*tag, n)))
+        });
+        let found = self.decided(found);
+        if let Match::Yes(_, length) = found {
+            self.skip(blank + length);
+        }
+        found
+    }
+
+    fn read_start(&mut self) -> (State, bool) {
+        match self.skip_own_tag(&[THINK, END_THINK]) {
+            Match::Yes(THINK, _) => (State::Reasoning { is_start: true }, true),
+            Match::Yes(..) => {
+                self.note(format!("{END_THINK} came twice: the second was left out"));
+                (State::START, true)
+            }
+            Match::More => (State::START, false),
+            Match::No => {
+                let state = State::Content {
+                    is_start: false,
+                    begins_line: true,
+                    is_after_calls: false,
+                };
+                (state, true)
+            }
+        }
+    }
+
+    fn read_reasoning(&mut self, is_start: bool) -> (State, bool) {
+        if is_start {
+            let found = self.skip_own_tag(&[THINK]);
+            let is_start = !matches!(found, Match::No);
+            return (State::Reasoning { is_start }, !matches!(found, Match::More));
+        }
         if let Some(end) = self.unread().find(END_THINK) {
             self.give(end, Delta::Reasoning);
             self.skip(END_THINK.len());
-            return (
-                State::Content {
-                    begins_line: true,
-                    is_after_calls: false,
-                },
-                true,
-            );
+            return (State::START, true);
         }
         let held = if self.is_final {
             0
@@ -231,7 +290,7 @@ impl CompletionParser {
             beginning_at_end(self.unread(), END_THINK)
         };
         self.give(self.unread().len() - held, Delta::Reasoning);
-        (State::Reasoning, false)
+        (State::Reasoning { is_start: false }, false)
     }
 
     fn read_content(&mut self, begins_line: bool, is_after_calls: bool) -> (State, bool) {
@@ -250,6 +309,7 @@ impl CompletionParser {
             self.searched = end;
             return (
                 State::Content {
+                    is_start: false,
                     begins_line,
                     is_after_calls,
                 },
@@ -281,6 +341,7 @@ impl CompletionParser {
         let Some((beginning, length)) = calls else {
             return (
                 State::Content {
+                    is_start: false,
                     begins_line,
                     is_after_calls: is_blank,
                 },
@@ -312,8 +373,15 @@ impl CompletionParser {
     fn find_calls(&self, begins_line: bool) -> (usize, Option<(Beginning, usize)>) {
         let text = self.unread();
         let mut searched = self.searched;
+        let (mut fence, mut fed) = (self.fence.clone(), 0);
         while let Some(found) = text[searched..].find('<') {
             let start = searched + found;
+            fence.feed(&text[fed..=start]);
+            fed = start + 1;
+            if fence.is_open() {
+                searched = fed;
+                continue;
+            }
             let at_line = if start == 0 {
                 begins_line
             } else {
@@ -344,7 +412,10 @@ impl CompletionParser {
             Delta::Reasoning(text) => {
                 *self.completion.reasoning.get_or_insert_default() += text;
             }
-            Delta::Content(text) => self.completion.content += text,
+            Delta::Content(text) => {
+                self.completion.content += text;
+                self.fence.feed(text);
+            }
             Delta::ToolCall(_) => unreachable!("text is given out, no call"),
         }
         match (self.deltas.last_mut(), delta) {
@@ -380,7 +451,3 @@ fn ends_within_tags(text: &str) -> bool {
     let tag = text.rfind(&format!("<{DSML}"));
     tag.is_some_and(|start| tags::beginning(&text[start..], true) == Match::More)
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
-mod tests;

@@ -31,7 +31,7 @@ impl<T> Match<T> {
     }
 
     /// What follows is read by `next`, from the given byte on.
-    fn then<U>(self, next: impl FnOnce(T, usize) -> Match<U>) -> Match<U> {
+    pub(super) fn then<U>(self, next: impl FnOnce(T, usize) -> Match<U>) -> Match<U> {
         match self {
             Self::Yes(found, length) => next(found, length),
             Self::No => Match::No,
@@ -40,7 +40,7 @@ impl<T> Match<T> {
     }
 
     /// This, or else the other. The two exclude each other.
-    fn or(self, other: Self) -> Self {
+    pub(super) fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Yes(found, length), _) | (_, Self::Yes(found, length)) => {
                 Self::Yes(found, length)
@@ -166,7 +166,8 @@ fn either_form(text: &str, before: &str, tag: &str, after: &str) -> Match<Form> 
     in_form(Form::Marked).or(in_form(Form::Plain))
 }
 
-fn literal(text: &str, wanted: &str) -> Match<()> {
+/// The wanted text.
+pub(super) fn literal(text: &str, wanted: &str) -> Match<()> {
     if text.starts_with(wanted) {
         Match::Yes((), wanted.len())
     } else if wanted.starts_with(text) {

@@ -101,11 +101,13 @@ impl Answer {
     fn take(&mut self, deltas: Vec<Delta>) {
         for delta in deltas {
             match delta {
-                Delta::Reasoning(text) => self
-                    .message
-                    .reasoning_content
-                    .get_or_insert_default()
-                    .push_str(&text),
+                Delta::Reasoning(text) => {
+                    // It may think without being asked to.
+                    self.is_thinking = true;
+                    self.thinking_since.get_or_insert_with(Instant::now);
+                    let reasoning = self.message.reasoning_content.get_or_insert_default();
+                    reasoning.push_str(&text);
+                }
                 Delta::Content(text) => {
                     self.end_thinking();
                     self.message.content.push_str(&text);

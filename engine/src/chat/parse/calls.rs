@@ -45,6 +45,7 @@ impl CompletionParser {
         }
         (
             State::Content {
+                is_start: false,
                 begins_line: false,
                 is_after_calls: true,
             },
@@ -208,6 +209,7 @@ impl CompletionParser {
         self.searched = 1;
         (
             State::Content {
+                is_start: false,
                 begins_line: false,
                 is_after_calls: false,
             },

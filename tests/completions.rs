@@ -1,13 +1,17 @@
 //! Well-formed completions come back as they were; mangled ones are read as described, and the same
 //! way however they are cut.
 
+use engine::chat::{
+    Completion, CompletionParser, Delta, EOS, EncodeOptions, Message, Role, ToolCall, encode_after,
+    parse,
+};
+use engine::tokenizer::text_of;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::*;
-use crate::chat::{EncodeOptions, Message, Role, encode_after};
-use crate::tokenizer::text_of;
+/// Marks the tags of tool calls.
+const DSML: &str = "｜DSML｜";
 
 /// `⏎` stands for a newline, `D:` for the mark.
 fn text(short: &str) -> String {
@@ -54,12 +58,6 @@ fn plain_replies() {
         ("Hi.", false, None, "Hi."),
         ("", false, None, ""),
         (
-            "a </think> b < c <｜DSML｜ d\n\n",
-            false,
-            None,
-            "a </think> b < c <｜DSML｜ d\n\n",
-        ),
-        (
             "r\n</think>Hi.\n<｜end▁of▁sentence｜>",
             true,
             Some("r\n"),
@@ -67,18 +65,6 @@ fn plain_replies() {
         ),
         ("</think>", true, Some(""), ""),
         ("<｜end▁of▁sentence", false, None, "<｜end▁of▁sentence"),
-        (
-            "say <function_calls> or <｜DSML｜function_calls>.",
-            false,
-            None,
-            "say <function_calls> or <｜DSML｜function_calls>.",
-        ),
-        (
-            "a\n<invoke name=\"f\">",
-            false,
-            None,
-            "a\n<invoke name=\"f\">",
-        ),
     ] {
         let read = parse(completion, thinking);
         assert_eq!(read.reasoning.as_deref(), reasoning, "{completion:?}");
@@ -207,16 +193,23 @@ fn mangled_tool_calls() {
 
 #[test]
 fn what_is_no_call_is_content() {
+    let left = "marks were left in the content: ｜DSML｜";
     for (short, content, problems) in [
         (
             "A⏎⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎{\"a\": nonsense}</D:invoke>⏎</D:function_calls>",
             "A<D:invoke name=\"f\">⏎{\"a\": nonsense}</D:invoke>⏎</D:function_calls>",
-            vec!["the call of \"f\" has no readable arguments: it was left in"],
+            vec![
+                "the call of \"f\" has no readable arguments: it was left in",
+                left,
+            ],
         ),
         (
             "⏎⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎{\"a\": \"cut",
             "<D:invoke name=\"f\">⏎{\"a\": \"cut",
-            vec!["the call of \"f\" has no readable arguments: it was left in"],
+            vec![
+                "the call of \"f\" has no readable arguments: it was left in",
+                left,
+            ],
         ),
         (
             "⏎⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎city: Oslo⏎</D:invoke>⏎</D:function_calls>",
@@ -224,17 +217,66 @@ fn what_is_no_call_is_content() {
             vec![
                 "the call of \"f\" has text that is no parameter",
                 "the call of \"f\" has no readable arguments: it was left in",
+                left,
             ],
         ),
         (
             "A⏎⏎<D:function_calls>⏎<D:invoke>⏎</D:invoke>",
             "A⏎⏎<D:function_calls>⏎<D:invoke>⏎</D:invoke>",
-            vec![],
+            vec![left],
         ),
         (
             "A⏎⏎<D:function_calls>⏎<D:invoke name=\"f",
             "A⏎⏎<D:function_calls>⏎<D:invoke name=\"f",
-            vec!["the text ends within the tags of a tool call: they were left in"],
+            vec![
+                "the text ends within the tags of a tool call: they were left in",
+                left,
+            ],
+        ),
+        ("a b < c <D: d⏎⏎", "a b < c <D: d⏎⏎", vec![left]),
+        (
+            "say <function_calls> or <D:function_calls>.",
+            "say <function_calls> or <D:function_calls>.",
+            vec!["marks were left in the content: ｜DSML｜, <function_calls>"],
+        ),
+        (
+            "a⏎<invoke name=\"f\">",
+            "a⏎<invoke name=\"f\">",
+            vec!["marks were left in the content: <invoke name="],
+        ),
+        // As V3.1 and V3 call.
+        (
+            "ok<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>w<｜tool▁sep｜>{\"city\":\"Oslo\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "ok<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>w<｜tool▁sep｜>{\"city\":\"Oslo\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            vec!["marks were left in the content: <｜tool"],
+        ),
+        (
+            "ok<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>w⏎```json⏎{\"city\":\"Oslo\"}⏎```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "ok<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>w⏎```json⏎{\"city\":\"Oslo\"}⏎```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            vec!["marks were left in the content: <｜tool"],
+        ),
+        // As other families call.
+        (
+            "<tool_call>{\"name\": \"f\"}</tool_call>",
+            "<tool_call>{\"name\": \"f\"}</tool_call>",
+            vec!["marks were left in the content: <tool_call, </tool_call"],
+        ),
+        // Shown, and not made.
+        (
+            "So:⏎```⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎</D:invoke>⏎</D:function_calls>⏎```⏎Clear?",
+            "So:⏎```⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎</D:invoke>⏎</D:function_calls>⏎```⏎Clear?",
+            vec![],
+        ),
+        (
+            "~~~~xml⏎~~~⏎<function_calls>⏎<invoke name=\"f\">⏎</invoke>⏎</function_calls>⏎~~~~⏎",
+            "~~~~xml⏎~~~⏎<function_calls>⏎<invoke name=\"f\">⏎</invoke>⏎</function_calls>⏎~~~~⏎",
+            vec![],
+        ),
+        // Shown, as it seems, but who knows.
+        (
+            "```⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎</D:invoke>⏎</D:function_calls>",
+            "```⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎</D:invoke>⏎</D:function_calls>",
+            vec![left],
         ),
     ] {
         let read = parse(&text(short), false);
@@ -242,6 +284,111 @@ fn what_is_no_call_is_content() {
         assert_eq!(read.tool_calls, [], "{short}");
         assert_eq!(read.problems, problems, "{short}");
     }
+}
+
+#[test]
+fn a_call_behind_shown_code_is_a_call() {
+    let read = parse(
+        &text(
+            "```⏎a < b⏎```⏎⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎<D:parameter name=\"a\" string=\"true\">```⏎x</D:parameter>⏎</D:invoke>⏎</D:function_calls>",
+        ),
+        false,
+    );
+    assert_eq!(read.content, "```\na < b\n```");
+    assert_eq!(read.tool_calls, [call("f", json!({"a": "```\nx"}))]);
+    assert_eq!(read.problems, [""; 0]);
+}
+
+#[test]
+fn tags_that_the_model_wrote_itself_come_out_as_meant() {
+    let twice = "</think> came twice: the second was left out";
+    let missing = "</think> is missing: all text was read as reasoning";
+    let left = |marks: &str| format!("marks were left in the content: {marks}");
+    for (completion, thinking, reasoning, content, problems) in [
+        // Asked to think, it opens what is open.
+        ("<think>r</think>Hi", true, Some("r"), "Hi", vec![]),
+        (
+            "⏎ <think>⏎r⏎</think>⏎⏎Hi",
+            true,
+            Some("⏎r⏎"),
+            "⏎⏎Hi",
+            vec![],
+        ),
+        ("<think><think>r</think>Hi", true, Some("r"), "Hi", vec![]),
+        ("<think></think>Hi", true, Some(""), "Hi", vec![]),
+        (
+            "r <think> s</think>Hi",
+            true,
+            Some("r <think> s"),
+            "Hi",
+            vec![],
+        ),
+        (
+            "r</think>⏎</think>Hi",
+            true,
+            Some("r"),
+            "Hi",
+            vec![twice.into()],
+        ),
+        (
+            "r</think>⏎<think>s</think>Hi",
+            true,
+            Some("rs"),
+            "Hi",
+            vec![],
+        ),
+        ("<think>r", true, Some("r"), "", vec![missing.into()]),
+        // Not asked, it thinks all the same.
+        ("<think>r</think>Hi", false, Some("r"), "Hi", vec![]),
+        ("⏎⏎<think>r</think>⏎⏎Hi", false, Some("r"), "⏎⏎Hi", vec![]),
+        ("<think></think>Hi", false, None, "Hi", vec![]),
+        ("</think>Hi", false, None, "Hi", vec![twice.into()]),
+        ("<think>r", false, Some("r"), "", vec![missing.into()]),
+        ("<thin", false, None, "<thin", vec![]),
+        ("⏎ ", false, None, "⏎ ", vec![]),
+        (
+            "<think>r</think>Hi</think>",
+            false,
+            Some("r"),
+            "Hi</think>",
+            vec![left("</think>")],
+        ),
+        // In the middle it is text: who could tell it from text about it.
+        (
+            "a </think> b",
+            false,
+            None,
+            "a </think> b",
+            vec![left("</think>")],
+        ),
+        (
+            "a <think>b</think>",
+            false,
+            None,
+            "a <think>b</think>",
+            vec![left("<think>, </think>")],
+        ),
+        (
+            "```⏎<think>b</think>⏎```",
+            false,
+            None,
+            "```⏎<think>b</think>⏎```",
+            vec![],
+        ),
+    ] {
+        let completion = text(completion);
+        let read = parse(&completion, thinking);
+        assert_eq!(read.reasoning, reasoning.map(text), "{completion:?}");
+        assert_eq!(read.content, text(content), "{completion:?}");
+        assert_eq!(read.problems, problems, "{completion:?}");
+        let letters = cut(&completion, &vec![1; completion.len()]);
+        assert_eq!(streamed(letters.iter().map(String::as_str), thinking), read);
+    }
+    // A call behind an own thought is a call.
+    let calls = "<think>r</think>⏎⏎<D:function_calls>⏎<D:invoke name=\"f\">⏎⏎</D:invoke>⏎</D:function_calls>";
+    let read = parse(&text(calls), false);
+    assert_eq!(read.tool_calls, [call("f", json!({}))]);
+    assert_eq!((read.content.as_str(), read.problems.len()), ("", 0));
 }
 
 #[test]
@@ -408,6 +555,10 @@ fn some_mess() -> impl Strategy<Value = String> {
         "D:",
         "</think>",
         "<think>",
+        "⏎```⏎",
+        "```",
+        "~~~",
+        "<｜tool▁calls▁begin｜>",
         EOS,
         "<｜end",
     ]);
