@@ -55,7 +55,7 @@ train-tiny: data
 	$(TRAINER) stages models/train/tiny.toml
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
 		$(TRAINER) run models/train/tiny.toml --texts $(DATA)/texts --out $(TRAIN)
-	$(TRAINER) export models/train/tiny.toml --run $(TRAIN) --to models/tiny
+	$(TRAINER) export models/train/tiny.toml --run $(TRAIN) --to models/tiny --force
 
 setup:
 	@.ci/setup

@@ -75,6 +75,11 @@ pub struct Prompt {
 }
 
 impl PromptArgs {
+    /// The file that the conversation is in.
+    pub fn file(&self) -> Option<&Path> {
+        self.messages.as_deref()
+    }
+
     /// Reads, encodes and checks the prompt.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 //! What `generate` and `trace` share: from the arguments to a generation under way, and to its end.
 
-use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use clap::Args;
+use engine::file::{self, Output};
 use engine::generate::{Emitted, Finish, GenerateOptions, Generation, Stats, Stop, generate};
 use engine::replay::{MaskTrace, RouteTrace};
 use engine::sampler::{Sampler, SamplerOptions};
@@ -63,6 +63,10 @@ struct RecordArgs {
     /// Draw among the tokens of this record where it knows the position
     #[arg(long, value_name = "FILE")]
     replay_masks: Option<PathBuf>,
+
+    /// Overwrite a trace or record that is there; a file of another kind never is
+    #[arg(long)]
+    force: bool,
 }
 
 /// A generation under way.
@@ -82,7 +86,7 @@ pub struct Run {
 impl Run {
     /// Checks everything that can be checked without the model, then loads it. `None` if Ctrl-C came
     /// while it was loading. From here on Ctrl-C ends the generation after its current step. `out` is
-    /// a file that the caller will write.
+    /// where the caller will write a trace.
     ///
     /// # Errors
     /// Arguments, files or a model that are not as they should be.
@@ -107,22 +111,24 @@ impl Run {
         let replay_routes = replay_routes.transpose()?;
         let replay_masks = record.replay_masks.as_deref().map(MaskTrace::load);
         let replay_masks = replay_masks.transpose()?;
-        let written: Vec<&Path> = [
-            out,
-            record.record_routes.as_deref(),
-            record.record_masks.as_deref(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        for (n, path) in written.iter().enumerate() {
-            ensure!(
-                !written[..n].contains(path),
-                "{} is to be written twice, expected a file for each record",
-                path.display()
-            );
-            check_place(path)?;
-        }
+        let trace = out.map(|path| (path, file::TRACE));
+        let routes = record.record_routes.as_deref();
+        let masks = record.record_masks.as_deref();
+        let outputs = [
+            trace,
+            routes.map(|path| (path, file::ROUTES)),
+            masks.map(|path| (path, file::MASKS)),
+        ];
+        let outputs = outputs.into_iter().flatten();
+        let outputs: Vec<Output> = outputs.map(|(path, kind)| Output { path, kind }).collect();
+        let inputs = [
+            source.folder(),
+            arguments.prompt.file(),
+            record.replay_routes.as_deref(),
+            record.replay_masks.as_deref(),
+        ];
+        let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
+        file::check_outputs(&outputs, &inputs, record.force)?;
         check_records(
             &record,
             replay_routes.as_ref(),
@@ -220,16 +226,22 @@ impl Run {
             },
         );
         bar.finish_and_clear();
-        let saved = self.save();
-        if let Some(error) = failed {
-            return Err(error);
+        let saved = self.save_routes().and(self.save_masks());
+        match failed {
+            // A reader who has read enough is no error, a record that was lost is one.
+            Some(error) if terminal::is_broken_pipe(&error) => {
+                saved.map_err(Into::into).and(Err(error))
+            }
+            Some(error) => Err(error),
+            None => {
+                let finish = result?;
+                saved?;
+                Ok(finish)
+            }
         }
-        let finish = result?;
-        saved?;
-        Ok(finish)
     }
 
-    fn save(&mut self) -> engine::Result<()> {
+    fn save_routes(&mut self) -> engine::Result<()> {
         if let Some(path) = &self.record.record_routes
             && let Some(routes) = self.session.take_routes()
         {
@@ -237,6 +249,10 @@ impl Run {
             let n = routes.len();
             terminal::note(format_args!("routes of {n} tokens: {}", path.display()));
         }
+        Ok(())
+    }
+
+    fn save_masks(&self) -> engine::Result<()> {
         if let Some(path) = &self.record.record_masks {
             let masks = self.generation.masks();
             masks.save(path)?;
@@ -280,34 +296,6 @@ fn check_records(
     Ok(())
 }
 
-/// Refuses a file that cannot be written, before hours are spent on what would go into it. Files are
-/// written beside their place and renamed, which would put a file in place of a device or a link.
-///
-/// # Errors
-/// No such folder, one that cannot be written, or anything but a file in the file's place.
-fn check_place(path: &Path) -> anyhow::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let found =
-        std::fs::metadata(folder).with_context(|| format!("{}: no such folder", path.display()))?;
-    let is_free = match std::fs::symlink_metadata(path) {
-        Ok(there) => there.is_file(),
-        Err(error) => error.kind() == ErrorKind::NotFound,
-    };
-    let name = path.file_name().filter(|_| found.is_dir() && is_free);
-    let mut trial = name.map(ToOwned::to_owned).with_context(|| {
-        let path = path.display();
-        format!("{path} cannot be written: expected a new file or a plain one, no device or link")
-    })?;
-    trial.push(format!(".{}.trial", std::process::id()));
-    let trial = path.with_file_name(trial);
-    std::fs::File::create_new(&trial)
-        .and_then(|_| std::fs::remove_file(&trial))
-        .with_context(|| format!("{} cannot be written", path.display()))
-}
-
 /// Counts and times in one line.
 pub fn summary(stats: &Stats) -> String {
     let mut text = format!("prompt {} tokens", stats.n_prompt);
@@ -334,36 +322,5 @@ pub fn stop_words(stop: &Stop) -> String {
         Stop::Length => "--max-tokens".into(),
         Stop::ContextFull => "the context is full".into(),
         Stop::Cancelled => "interrupted".into(),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_that_cannot_take_a_file_is_told_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        check_place(&folder.path().join("new")).unwrap();
-        check_place(Path::new("new")).unwrap();
-        check_place(folder.path()).unwrap_err();
-        let error = check_place(&folder.path().join("none/new")).unwrap_err();
-        assert!(error.to_string().contains("none/new"), "{error}");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn devices_and_links_stay_what_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("link");
-        std::fs::write(folder.path().join("file"), "kept").unwrap();
-        std::os::unix::fs::symlink("file", &link).unwrap();
-        check_place(&folder.path().join("file")).unwrap();
-        for path in [link.as_path(), Path::new("/dev/null"), Path::new("/")] {
-            let error = check_place(path).unwrap_err();
-            assert!(error.to_string().contains("cannot be written"), "{error}");
-        }
     }
 }

@@ -18,6 +18,15 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A file that is not written, since that would fail or destroy something.
+    #[error("{path} cannot be written: {problem}")]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// What stands against it, in words.
+        problem: String,
+    },
+
     /// `config.json` is not JSON, lacks a key, or asks for something this engine does not do.
     #[error("config key {key:?}: {problem}")]
     Config {

@@ -48,6 +48,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// The folder, if they are in one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(folder) => Some(folder),
+            Self::Embedded(_) => None,
+        }
+    }
+
     /// The checked `config.json`.
     ///
     /// # Errors

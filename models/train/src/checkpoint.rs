@@ -5,8 +5,6 @@
 //! counters are all the state that random numbers have.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -14,6 +12,7 @@ use burn::Tensor;
 use burn::tensor::{DType, Device, TensorData};
 use engine::Config;
 use engine::config::TensorKind;
+use engine::file::write_whole;
 use engine::host::{Weight, vector};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -96,24 +95,6 @@ impl Identity {
     }
 }
 
-/// Writes `bytes` to `path` so that `path` always holds a whole file.
-///
-/// # Errors
-/// The disk is full, or the folder cannot be written to; the old file is as it was.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fresh = path.with_extension("partial");
-    let written = File::create(&fresh).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    if let Err(error) = written {
-        // Half a file is of no use to anyone, and may be what fills the disk.
-        let _ = std::fs::remove_file(&fresh);
-        return Err(Error::io(fresh, error));
-    }
-    std::fs::rename(&fresh, path).map_err(|error| Error::io(path, error))
-}
-
 /// Saves a run.
 ///
 /// # Errors
@@ -154,7 +135,7 @@ pub fn save(
     let metadata = HashMap::from([("sparsight_train".to_owned(), header)]);
     let bytes = safetensors::serialize(views, Some(metadata))
         .expect("names are distinct and shapes fit their bytes");
-    write_whole(&folder.join(STATE), &bytes)
+    Ok(write_whole(&folder.join(STATE), &bytes)?)
 }
 
 /// The weights of a checkpoint folder in any format that the engine reads, to go on training with.

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
+use engine::file::write_whole;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::checkpoint::write_whole;
 use crate::log::{Record, SelectionRecord};
 use crate::{Error, Result};
 
@@ -53,7 +53,7 @@ type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// There are no steps to draw, or the file cannot be written.
 pub fn draw(records: &[Record], path: &Path) -> Result<()> {
     let svg = to_svg(records)?;
-    write_whole(path, svg.as_bytes())
+    Ok(write_whole(path, svg.as_bytes())?)
 }
 
 fn to_svg(records: &[Record]) -> Result<String> {

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use engine::config::TensorKind;
+use engine::file::{self, Kind, Output, write_whole};
 use engine::host::fp8;
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::checkpoint::write_whole;
 use crate::net::Net;
 use crate::pass::read;
 use crate::{Error, Result};
@@ -54,6 +54,48 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
+/// The files of a checkpoint, and how each is known again.
+const FILES: [(&str, Kind); 2] = [
+    (
+        "model.safetensors",
+        Kind {
+            name: "a file of weights",
+            is: |path| engine::Checkpoint::open(path.parent().unwrap_or(path)).is_ok(),
+        },
+    ),
+    (
+        "config.json",
+        Kind {
+            name: "the config of a model",
+            is: |path| engine::Config::open(path.parent().unwrap_or(path)).is_ok(),
+        },
+    ),
+];
+
+/// Refuses, before any work, a folder where an export would come into a larger model's folder, or over
+/// anything but, with `force`, a model in one file.
+///
+/// # Errors
+/// What is there, in one sentence.
+pub fn check_folder(folder: &Path, inputs: &[&Path], force: bool) -> Result<()> {
+    let itself = std::fs::canonicalize(folder).ok();
+    if itself.is_none() || file::model_folder(folder) != itself {
+        file::check_folder(folder)?;
+    }
+    if folder.join("model.safetensors.index.json").exists() {
+        return Err(engine::Error::Output {
+            path: folder.into(),
+            problem: "it holds a model in shards, expected one in a single file or none".into(),
+        }
+        .into());
+    }
+    for (name, kind) in FILES {
+        let path = &folder.join(name);
+        file::check_replaced(&Output { path, kind }, inputs, force)?;
+    }
+    Ok(())
+}
+
 /// Writes `model.safetensors` and `config.json` into `folder`. Returns the bytes of the first.
 ///
 /// # Errors
@@ -83,9 +125,10 @@ pub fn write(net: &Net, config_text: &str, store: Store, folder: &Path) -> Resul
     });
     let bytes =
         safetensors::serialize(views, None).expect("names are distinct and shapes fit their bytes");
-    write_whole(&folder.join("model.safetensors"), &bytes)?;
     let config = config(config_text, store)?;
-    write_whole(&folder.join("config.json"), config.as_bytes())?;
+    for ((name, _), bytes) in FILES.iter().zip([&bytes[..], config.as_bytes()]) {
+        write_whole(&folder.join(name), bytes)?;
+    }
     Ok(bytes.len() as u64)
 }
 

@@ -4,14 +4,21 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use engine::file::{Kind, begin_of, write_whole};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Progress, write_whole};
+use crate::checkpoint::Progress;
 use crate::pass::{PassStats, SelectionStats};
 use crate::{Error, Result};
 
 /// The file's name in the folder of a run.
 pub const LOG: &str = "log.jsonl";
+
+/// How it is known again, also where the first line was cut off.
+pub const KIND: Kind = Kind {
+    name: "the log of a run",
+    is: |path| begin_of(path, 9) == b"{\"stage\":",
+};
 
 /// One step.
 #[derive(Clone, Debug, Serialize, Deserialize)]

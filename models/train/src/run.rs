@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use engine::Config;
 use engine::definition::Weights;
+use engine::file::{self, Output};
 use engine::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
@@ -16,7 +17,7 @@ use crate::adamw::{AdamW, Gradients};
 use crate::checkpoint::{self, Identity, Progress};
 use crate::curves::CURVES;
 use crate::data::{Corpus, Split};
-use crate::log::{LOG, Log, Record, SelectionRecord};
+use crate::log::{self, LOG, Log, Record, SelectionRecord};
 use crate::net::{Net, Role};
 use crate::pass::{Batch, PassOptions, PassStats, forward};
 use crate::recipe::{Recipe, Stage, Weighted};
@@ -60,6 +61,7 @@ impl Run {
     /// # Errors
     /// A file that is missing or damaged, a state of another model, a recipe that does not fit.
     pub fn open(recipe: Recipe, options: RunOptions) -> Result<Self> {
+        check_folder(&options.folder)?;
         let identity = Identity::of(&recipe)?;
         let config = Config::from_json(&identity.config)?;
         let tokenizer = Tokenizer::open(&recipe.tokenizer)?;
@@ -151,7 +153,7 @@ impl Run {
             self.optimizer = AdamW::default();
             self.save()?;
             let folder = &self.options.folder;
-            crate::curves::draw(&crate::log::read(&folder.join(LOG))?, &folder.join(CURVES))?;
+            crate::curves::draw(&log::read(&folder.join(LOG))?, &folder.join(CURVES))?;
         }
         Ok(())
     }
@@ -367,6 +369,17 @@ fn backward(leaves: &Weights, surrogate: Option<burn::Tensor<1>>) -> Gradients {
         Some((name.to_owned(), gradient))
     });
     found.collect()
+}
+
+/// Refuses a model's folder for a run, and one where its log or curves would come over other files.
+/// Whether a state is the run's own is seen when it is read.
+fn check_folder(folder: &Path) -> Result<()> {
+    file::check_folder(folder)?;
+    for (name, kind) in [(LOG, log::KIND), (CURVES, file::SVG)] {
+        let path = &folder.join(name);
+        file::check_replaced(&Output { path, kind }, &[], true)?;
+    }
+    Ok(())
 }
 
 /// Refuses a recipe whose parts do not go together.

@@ -20,6 +20,9 @@ pub struct Arguments {
     /// The folder to write to.
     #[arg(long)]
     to: PathBuf,
+    /// Overwrite a model that is there.
+    #[arg(long)]
+    force: bool,
     /// How matrices are stored: f32, bf16 or fp8.
     #[arg(long, default_value = "fp8", value_parser = store)]
     store: Store,
@@ -38,9 +41,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         recipe,
         run,
         to,
+        force,
         store,
     } = arguments;
     let recipe = Recipe::open(&recipe)?;
+    let inputs = [recipe.config.as_path(), &recipe.tokenizer, &run];
+    export::check_folder(&to, &inputs, force)?;
     let identity = Identity::of(&recipe)?;
     let config = engine::Config::from_json(&identity.config)?;
     let (device, dtype) = (Device::flex(), DType::F32);

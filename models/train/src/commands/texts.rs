@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use engine::file::{self, Kind, Output};
 use sha2::{Digest, Sha256};
-use train::checkpoint::write_whole;
 use train::data::{FILES, SourceFile};
 
 /// Check real texts and copy them to the layout that training reads.
@@ -20,6 +20,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { from, to } = arguments;
+    file::check_folder(&to)?;
     let mut missing = Vec::new();
     for file in FILES {
         let target = to.join(file.path);
@@ -47,7 +48,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         if let Some(folder) = target.parent() {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        write_whole(&target, &bytes)?;
+        // The text that belongs there was told from others above.
+        let kind = Kind {
+            name: "this text",
+            is: |_| false,
+        };
+        let output = Output {
+            path: &target,
+            kind,
+        };
+        file::check_outputs(&[output], &[&source], false)?;
+        file::write_whole(&target, &bytes)?;
         println!("{} is right ({})", target.display(), file.licence);
     }
     if missing.is_empty() {

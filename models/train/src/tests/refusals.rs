@@ -1,13 +1,15 @@
 //! Input that cannot work, and failures on the way: one error each, that says what and where.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
 use serde_json::json;
 
-use super::resume::{Case, RECIPE, go};
+use super::resume::{Case, RECIPE, go, open_in};
 use super::{batch, config, config_json, net, pass};
-use crate::checkpoint::{STATE, write_whole};
+use crate::checkpoint::STATE;
+use crate::export::{self, Store};
 use crate::pass::{AttentionMode, PassOptions};
 use crate::{Error, Result};
 
@@ -334,47 +336,109 @@ fn name_of(value: f32) -> &'static str {
     if value.is_nan() { "NaN" } else { "" }
 }
 
+/// Tells the child which case it takes a step of.
+const CASE: &str = "SPARSIGHT_TEST_CASE";
+
+/// Not a test but the child of the one below, which may not write a file as large as a state.
 #[test]
-fn files_that_cannot_be_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("whole.bin");
-    write_whole(&path, b"old").unwrap();
-    assert_refused(write_whole(&path.join("in a file"), b"new"), &["whole.bin"]);
-    assert_refused(
-        write_whole(&folder.path().join("no/folder"), b"new"),
-        &["no/folder"],
-    );
-    // A full disk: Linux has a device that is one.
-    #[cfg(target_os = "linux")]
-    {
-        let fresh = path.with_extension("partial");
-        std::os::unix::fs::symlink("/dev/full", &fresh).unwrap();
-        assert_refused(
-            write_whole(&path, b"new"),
-            &["whole.partial", "No space left"],
-        );
-        assert!(!fresh.exists(), "what was begun is cleared away");
-    }
-    assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    write_whole(&path, b"new").unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+#[ignore = "runs as the child process of the test below"]
+fn takes_a_step_with_a_full_disk() {
+    let folder = PathBuf::from(std::env::var_os(CASE).expect("the parent says where"));
+    let result = go(&mut open_in(&folder, "run", 50).unwrap(), 1);
+    println!("refused: {}", result.map(|_| ()).unwrap_err());
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[test]
 fn a_full_disk_stops_a_run_and_keeps_its_state() {
     let case = damaged(|bytes| bytes);
     let saved = std::fs::read(case.path("run").join(STATE)).unwrap();
-    let mut run = case.open("run").unwrap();
-    std::os::unix::fs::symlink("/dev/full", case.path("run/state.partial")).unwrap();
-    let result = go(&mut run, 1);
-    assert_refused(result.map(|_| ()), &["state.partial", "No space left"]);
+    assert!(saved.len() > 64 << 10);
+    let names = || {
+        let files = std::fs::read_dir(case.path("run")).unwrap();
+        files
+            .map(|file| file.unwrap().file_name())
+            .collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    // 64 blocks of 512 bytes, or of 1,024. Beyond them a write fails, as on a full disk, since the
+    // signal that would end the process is ignored.
+    let child = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["tests::refusals::takes_a_step_with_a_full_disk", "--exact"])
+        .args(["--ignored", "--nocapture", "--test-threads=1"])
+        .env(CASE, case.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(said.contains("refused: "), "{child:?}");
+    assert!(said.contains(STATE) && said.contains("too large"), "{said}");
     assert!(std::fs::read(case.path("run").join(STATE)).unwrap() == saved);
-    drop(run);
-    assert_eq!(
-        go(&mut case.open("run").unwrap(), usize::MAX)
-            .unwrap()
-            .len(),
-        5
+    assert_eq!(names(), before);
+    let left = go(&mut case.open("run").unwrap(), usize::MAX);
+    assert_eq!(left.unwrap().len(), 5);
+}
+
+/// Every command that writes, over what it must not write over.
+#[test]
+fn nothing_comes_over_a_model_or_a_strangers_file() {
+    let case = Case::new(RECIPE);
+    let json = std::fs::read_to_string(case.path("config.json")).unwrap();
+    let run = case.open("run").unwrap();
+    let model = case.path("model");
+    let export = |folder: &Path, force| {
+        let inputs = [case.path("config.json")];
+        let inputs = inputs.each_ref().map(PathBuf::as_path);
+        export::check_folder(folder, &inputs, force)
+    };
+    export(&model, false).unwrap();
+    assert!(!model.exists(), "nothing is made before it is needed");
+    export::write(run.net(), &json, Store::F32, &model).unwrap();
+    // A model is overwritten with force only, and nothing is put into its folder or below it.
+    assert_refused(export(&model, false), &["model", "--force"]);
+    export(&model, true).unwrap();
+    for place in ["model", "model/new", "model/new/run"] {
+        assert_refused(
+            case.open(place).map(|_| ()),
+            &["the model folder", "left alone"],
+        );
+    }
+    assert_refused(
+        export(&model.join("new"), true),
+        &["the model folder", "left alone"],
+    );
+    assert!(!model.join("new").exists());
+
+    for (name, parts) in [
+        ("log.jsonl", "the log of a run"),
+        ("curves.svg", "an SVG picture"),
+    ] {
+        let case = Case::new(RECIPE);
+        std::fs::create_dir(case.path("run")).unwrap();
+        case.write(&format!("run/{name}"), "notes of a stranger");
+        assert_refused(case.open("run").map(|_| ()), &[name, "is not", parts]);
+        let kept = std::fs::read_to_string(case.path("run").join(name)).unwrap();
+        assert_eq!(kept, "notes of a stranger");
+    }
+    // Some other program's config, weights that are none, shards, and the config that is read.
+    for (name, text, force, part) in [
+        ("config.json", "{\"port\": 80}", true, "is not the config"),
+        ("config.json", json.as_str(), false, "--force"),
+        (
+            "model.safetensors",
+            "notes",
+            true,
+            "is not a file of weights",
+        ),
+        ("model.safetensors.index.json", "{}", true, "shards"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), text).unwrap();
+        assert_refused(export(folder.path(), force), &[part]);
+    }
+    assert_refused(
+        export(case.folder.path(), true),
+        &["config.json", "read by this run"],
     );
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use burn::tensor::Device;
 use serde_json::json;
@@ -99,16 +100,21 @@ impl Case {
     }
 
     fn open_with(&self, run: &str, save_every: usize) -> Result<Run> {
-        let options = RunOptions {
-            folder: self.path(run),
-            texts: None,
-            device: Device::flex(),
-            save_every,
-            validate_every: 2,
-            validation_batches: 1,
-        };
-        Run::open(Recipe::open(&self.path("recipe.toml"))?, options)
+        open_in(self.folder.path(), run, save_every)
     }
+}
+
+/// The run of this name in a case's folder.
+pub(super) fn open_in(folder: &Path, run: &str, save_every: usize) -> Result<Run> {
+    let options = RunOptions {
+        folder: folder.join(run),
+        texts: None,
+        device: Device::flex(),
+        save_every,
+        validate_every: 2,
+        validation_batches: 1,
+    };
+    Run::open(Recipe::open(&folder.join("recipe.toml"))?, options)
 }
 
 /// Takes `n` steps, or all that are left.
@@ -197,8 +203,11 @@ fn a_killed_run_ends_the_same() {
     go(&mut case.open("killed").unwrap(), 3).unwrap();
     let new = std::fs::read(case.path("killed").join(STATE)).unwrap();
     std::fs::write(case.path("killed").join(STATE), &old).unwrap();
-    let half = &new[..new.len() / 2];
-    std::fs::write(case.path("killed/state.partial"), half).unwrap();
+    let part = case.path("killed/.sparsight.1.0.part");
+    std::fs::write(&part, &new[..new.len() / 2]).unwrap();
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let file = std::fs::File::options().write(true).open(&part).unwrap();
+    file.set_modified(an_hour_ago).unwrap();
     let log = case.path("killed").join(LOG);
     let mut text = std::fs::read_to_string(&log).unwrap();
     let line = text.lines().next().unwrap().to_owned();
@@ -211,7 +220,7 @@ fn a_killed_run_ends_the_same() {
         5
     );
     assert_same(&case, "straight", "killed");
-    assert!(!case.path("killed/state.partial").exists());
+    assert!(!part.exists());
 }
 
 /// How often a state is written is no part of what is computed.
