@@ -11,11 +11,8 @@ mod completions;
 mod counts;
 mod docs;
 mod embedded;
-<<<<<<< HEAD
 mod generation_config;
-=======
 mod file;
->>>>>>> f6f6665 (Write no output over a model, an input or a stranger's file)
 mod golden;
 mod gpu;
 mod hostile_checkpoint;

@@ -9,7 +9,7 @@ mod line;
 mod screen;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -85,8 +85,10 @@ struct Chat {
     context: usize,
     has_indexer: bool,
     last: Option<Last>,
-    /// The file that /save wrote, which alone it may overwrite.
-    saved: Option<PathBuf>,
+    /// The model's, if it is in one.
+    folder: Option<PathBuf>,
+    /// Files that this conversation was read from or written to.
+    files: Vec<PathBuf>,
 }
 
 /// What is known of the last answer.
@@ -114,6 +116,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     };
     let forward = arguments.attention.options(&config)?;
     let eos = source.eos_token_ids(&config)?;
+    let folder = source.folder().map(Path::to_owned);
 
     interrupt::install(Second::Waits)?;
     let (runner, events) = Runner::start(|| {})?;
@@ -144,7 +147,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         context: config.max_position_embeddings,
         has_indexer: config.indexer.is_some(),
         last: None,
-        saved: None,
+        folder,
+        files: arguments.messages.clone().into_iter().collect(),
     };
     chat.talk()
 }
@@ -195,14 +199,17 @@ impl Chat {
         if is_person {
             terminal::note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
         }
-        let mut input = line::Input::new()?;
+        let mut input = line::Input::default();
         let mut is_first = true;
         loop {
+            if interrupt::is_end() {
+                return Ok(Outcome::Interrupted);
+            }
             // A Ctrl-C that came when nothing ran stops nothing.
             interrupt::reset();
             let line = match input.read()? {
                 line::Read::Line(line) => line,
-                line::Read::Interrupted if is_person => {
+                line::Read::Interrupted if is_person && !interrupt::is_end() => {
                     terminal::note("/quit or Ctrl-D leaves");
                     continue;
                 }
@@ -211,9 +218,8 @@ impl Chat {
                     terminal::note("error: what was typed is not UTF-8");
                     continue;
                 }
-                line::Read::NotText => {
-                    bail!("stdin is not UTF-8: save the script as UTF-8, not as UTF-16")
-                }
+        let mut input = line::Input::default();
+        let mut is_first = true;
                 line::Read::End => return Ok(Outcome::Success),
             };
             // Some editors begin a script with a byte order mark.
@@ -245,7 +251,7 @@ impl Chat {
             return commands::run(self, line);
         }
         self.n_attempts = 0;
-        self.messages.push(Message::new(Role::User, line.trim()));
+        self.messages.push(Message::new(Role::User, line));
         self.answer()
     }
 
@@ -303,10 +309,7 @@ impl Chat {
         for problem in &completion.problems {
             // An answer that was cut off is unfinished, and that is no fault of the model.
             if finish.stop != Stop::Cancelled && finish.stop != Stop::Length {
-                terminal::note(format_args!(
-                    "in the answer: {}",
-                    terminal::notable(problem)
-                ));
+                terminal::note(format_args!("in the answer: {problem}"));
             }
         }
         let n_generated = finish.stats.n_generated;
@@ -320,7 +323,7 @@ impl Chat {
                 stop => format!("; stopped: {}", stop_words(stop)),
             }
         );
-        terminal::note(terminal::faint(&text));
+        terminal::note_faint(&text);
         self.last = Some(Last {
             stats: finish.stats,
             stop: finish.stop.clone(),

@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         if arguments.json {
             terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
         } else {
-            terminal::print(&terminal::printable(&facts.text(arguments.tensors)))?;
+            terminal::print(&facts.text(arguments.tensors))?;
         }
         return Ok(Outcome::Success);
     }
@@ -50,11 +50,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         None => embedded("PATH")?,
     };
     let facts = Facts::read(source)?;
-    if arguments.json {
-        terminal::print_line(format_args!("{:#}", facts.document(arguments.tensors)))?;
+    let text = if arguments.json {
+        format!("{:#}\n", facts.document(arguments.tensors))
     } else {
-        terminal::print(&terminal::printable(&facts.text(arguments.tensors)))?;
-    }
+        facts.text(arguments.tensors)
+    };
+    terminal::unless_gone(terminal::print(&text))?;
     match facts.misfit {
         Some(misfit) => bail!(misfit),
         None => Ok(Outcome::Success),

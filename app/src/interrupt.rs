@@ -1,8 +1,8 @@
-//! Ctrl-C: noted here, looked at between two steps of the work.
+//! Ctrl-C, and the signals that end a program: noted here, looked at between two steps of the work.
 //!
 //! Commands that have nothing to keep do not install this; the system ends them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,6 +11,8 @@ use crate::terminal;
 
 // A signal handler has no other way to tell.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// The number of the signal that ends the program; 0 for none.
+static ENDED_BY: AtomicI32 = AtomicI32::new(0);
 
 /// What a second Ctrl-C does while the first waits to be looked at.
 #[derive(Clone, Copy, PartialEq)]
@@ -24,8 +26,10 @@ pub enum Second {
 /// A step that takes longer than this after Ctrl-C is worth a word.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Notes Ctrl-C from now on instead of ending the program.
+/// Notes Ctrl-C from now on instead of ending the program, SIGTERM and SIGHUP too.
 pub fn install(second: Second) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    note_ends().context("signals could not be taken over")?;
     ctrlc::set_handler(move || {
         let again = REQUESTED.swap(true, Ordering::Relaxed);
         if second == Second::Waits {
@@ -43,9 +47,45 @@ pub fn install(second: Second) -> anyhow::Result<()> {
     .context("Ctrl-C could not be taken over")
 }
 
-/// Whether Ctrl-C was pressed since the last [`reset`].
+#[cfg(unix)]
+#[allow(
+    unsafe_code,
+    reason = "a handler is given to the system; it stores a number in an atomic and does nothing else"
+)]
+fn note_ends() -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn end(signal: i32) {
+        ENDED_BY.store(signal, Ordering::Relaxed);
+    }
+    // A second one ends the program at once.
+    let flags = SaFlags::SA_RESETHAND | SaFlags::SA_RESTART;
+    let action = SigAction::new(SigHandler::Handler(end), flags, SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let before = unsafe { sigaction(signal, &action) }?;
+        // As nohup has SIGHUP.
+        if matches!(before.handler(), SigHandler::SigIgn) {
+            unsafe { sigaction(signal, &before) }?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the program is to end, or Ctrl-C was pressed since the last [`reset`].
 pub fn requested() -> bool {
-    REQUESTED.load(Ordering::Relaxed)
+    is_end() || REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Whether a signal came that ends the program, not only what it does.
+pub fn is_end() -> bool {
+    ENDED_BY.load(Ordering::Relaxed) != 0
+}
+
+/// What the program ends with: 130 after Ctrl-C, or 128 and the number of another signal.
+pub fn exit_code() -> u8 {
+    match ENDED_BY.load(Ordering::Relaxed) {
+        0 => 130,
+        signal => 128 + signal as u8,
+    }
 }
 
 /// Forgets a Ctrl-C that was acted on.

@@ -2,7 +2,7 @@
 //!
 //! Results go to stdout, progress, times and errors to stderr. This file reads the arguments and is
 //! the one place that turns what happened into an exit code: 0 success, 1 a check that failed, 2 bad
-//! input or a failure, 130 an interruption.
+//! input or a failure, 130 an interruption, 143 or 129 an end by SIGTERM or SIGHUP.
 
 mod bench;
 mod chat;
@@ -22,6 +22,8 @@ mod terminal;
 mod trace;
 mod verify;
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -48,7 +50,7 @@ const LOG_FILTER: &str = "warn,cubecl_runtime=error";
 #[command(name = "sparsight", version = VERSION, max_term_width = 100)]
 #[command(
     after_help = "Results go to stdout, the rest to stderr. Exit codes: 0 success, 1 a check failed, \
-                  2 bad input or a failure, 130 interrupted. RUST_LOG=info shows more."
+                  2 bad input or a failure, 130 interrupted, 128 and its number another signal. RUST_LOG=info shows more."
 )]
 struct Arguments {
     /// Threads for the CPU's work [default: one for each core]
@@ -91,24 +93,41 @@ enum Command {
 enum Outcome {
     Success,
     CheckFailed,
+    BadArguments,
     Interrupted,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+    let filter = env_logger::Env::default().default_filter_or(LOG_FILTER);
+    let mut logger = env_logger::Builder::from_env(filter);
+    logger.format(|out, record| {
+        let text = record.args().to_string();
+        let text = terminal::clean(&text);
+        writeln!(out, "[{} {}] {text}", record.level(), record.target())
+    });
+    logger.init();
     remember_panics();
     // A driver may panic long after the call that was at fault; to a script that is a failure too.
-    let result = catch_unwind(AssertUnwindSafe(|| run(arguments)));
+    let result = catch_unwind(AssertUnwindSafe(|| match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        Err(error) => tell(error),
+    }));
     match result {
         Ok(Ok(Outcome::Success)) => ExitCode::SUCCESS,
         Ok(Ok(Outcome::CheckFailed)) => ExitCode::from(1),
-        Ok(Ok(Outcome::Interrupted)) => ExitCode::from(130),
+        Ok(Ok(Outcome::BadArguments)) => ExitCode::from(2),
+        Ok(Ok(Outcome::Interrupted)) => ExitCode::from(interrupt::exit_code()),
         // Whoever read our output has read enough.
         Ok(Err(error)) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             terminal::note(format_args!("error: {}", terminal::message(&error)));
-            ExitCode::from(2)
+            // A terminal that was closed can take no output, which is no news.
+            let code = if interrupt::is_end() {
+                interrupt::exit_code()
+            } else {
+                2
+            };
+            ExitCode::from(code)
         }
         Err(_) => {
             let cause = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +155,23 @@ fn remember_panics() {
             dump(info);
         }
     }));
+}
+
+/// Says what is wrong with the arguments, or what was asked of them: help, the version.
+fn tell(error: clap::Error) -> anyhow::Result<Outcome> {
+    // It quotes arguments, so once more without what a terminal would obey.
+    let clean = |argument: OsString| terminal::clean(&argument.to_string_lossy()).into_owned();
+    let again = Arguments::try_parse_from(std::env::args_os().map(clean));
+    let error = again.err().unwrap_or(error);
+    if error.use_stderr() {
+        // Where nobody can read it, it is lost.
+        let _ = error.print();
+        return Ok(Outcome::BadArguments);
+    }
+    terminal::check_stdout()?;
+    error.print()?;
+    std::io::stdout().flush()?;
+    Ok(Outcome::Success)
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Outcome> {

@@ -76,7 +76,7 @@ impl Printer {
             let comma = if self.ids.is_empty() { "" } else { "," };
             terminal::print(&format!("{comma}{}", picked.id))?;
         } else {
-            terminal::print(&terminal::printable(&token.text))?;
+            terminal::print(&token.text)?;
         }
         self.ids.push(picked.id);
         self.text.push_str(&token.text);
@@ -98,7 +98,7 @@ impl Printer {
         } else if self.kind == PromptKind::Ids {
             terminal::print("\n")?;
         } else {
-            terminal::print(&terminal::printable(&finish.text))?;
+            terminal::print(&finish.text)?;
             if !self.text.ends_with('\n') {
                 terminal::print("\n")?;
             }
@@ -107,9 +107,7 @@ impl Printer {
         terminal::note(format_args!("{}; stopped: {why}", summary(&finish.stats)));
         if let PromptKind::Chat { boxed: true, .. } = self.kind {
             match chat::boxed_answer(&self.text) {
-                Some(answer) => {
-                    terminal::note(format_args!("boxed answer: {}", terminal::notable(answer)))
-                }
+                Some(answer) => terminal::note(format_args!("boxed answer: {answer}")),
                 None => terminal::note("no boxed answer in the text"),
             }
         }

@@ -3,16 +3,56 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Writes to stdout at once.
+/// Whether stdout was closed when the program was started. Rust opens `/dev/null` in its place before
+/// `main`, where every result would be lost and nobody told.
+#[cfg(target_os = "linux")]
+mod at_start {
+    use super::*;
+
+    pub static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+    #[allow(
+        unsafe_code,
+        reason = "only what runs before Rust's own start can know; it takes no lock and reads no state"
+    )]
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+
+    extern "C" fn look() {
+        let found = nix::sys::termios::tcgetattr(io::stdout());
+        let is_closed = matches!(found, Err(nix::errno::Errno::EBADF));
+        STDOUT_WAS_CLOSED.store(is_closed, Ordering::Relaxed);
+    }
+}
+
+/// # Errors
+/// Stdout was closed when the program was started.
+pub fn check_stdout() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if at_start::STDOUT_WAS_CLOSED.load(Ordering::Relaxed) {
+        return Err(io::Error::other("stdout is closed"));
+    }
+    Ok(())
+}
+
+/// Writes to stdout at once; to a terminal without what that would obey.
 ///
 /// # Errors
 /// Whatever the system says; [`is_broken_pipe`] tells the harmless one.
 pub fn print(text: &str) -> io::Result<()> {
+    check_stdout()?;
     let mut stdout = io::stdout().lock();
+    let text = if stdout.is_terminal() {
+        clean(text)
+    } else {
+        text.into()
+    };
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
@@ -25,49 +65,81 @@ pub fn print_line(text: impl Display) -> io::Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Writes a line to stderr. Where nobody can read it, it is lost.
-pub fn note(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+/// What came of printing, where the work goes on though nobody reads on: a check has a result.
+///
+/// # Errors
+/// Any but that the reader went away.
+pub fn unless_gone(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
-/// Writes to stderr at once, as text that goes on. Where nobody can read it, it is lost.
+/// Writes a line to stderr. Where nobody can read it, it is lost.
+pub fn note(text: impl Display) {
+    note_part(&format!("{text}\n"));
+}
+
+/// As [`note`], faint where the terminal can do that.
+pub fn note_faint(text: impl Display) {
+    note_faint_part(&text.to_string());
+    note_part("\n");
+}
+
+/// Writes to stderr at once, as text that goes on; to a terminal without what that would obey. Where
+/// nobody can read it, it is lost.
 pub fn note_part(text: &str) {
+    let text = if io::stderr().is_terminal() {
+        clean(text)
+    } else {
+        text.into()
+    };
+    control(&text);
+}
+
+/// As [`note_part`], faint where the terminal can do that.
+pub fn note_faint_part(text: &str) {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain || is_dumb() || !io::stderr().is_terminal() {
+        note_part(text);
+    } else {
+        control(&format!("\x1b[2m{}\x1b[0m", clean(text)));
+    }
+}
+
+/// Writes to stderr what a terminal is to obey.
+pub fn control(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = stderr
         .write_all(text.as_bytes())
         .and_then(|()| stderr.flush());
 }
 
-/// Faint on a terminal, unless `NO_COLOR` is set.
-pub fn faint(text: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if plain || !io::stderr().is_terminal() {
-        return text.to_owned();
-    }
-    format!("\x1b[2m{text}\x1b[0m")
+/// Whether the terminal says that it obeys nothing.
+pub fn is_dumb() -> bool {
+    let term = std::env::var_os("TERM");
+    cfg!(unix) && term.is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
-/// A model's text as it may go to a terminal: without the control characters that could move the
-/// cursor, change the title or type for the user. Pipes get it untouched.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    if io::stdout().is_terminal() {
-        without_controls(text)
-    } else {
-        Cow::Borrowed(text)
-    }
+/// Columns and rows of the terminal.
+pub fn size() -> (usize, usize) {
+    let found = terminal_size::terminal_size_of(io::stderr());
+    found.map_or((80, 24), |(width, height)| {
+        (usize::from(width.0), usize::from(height.0))
+    })
 }
 
-/// As [`printable`], for text that goes to stderr.
-pub fn notable(text: &str) -> Cow<'_, str> {
-    if io::stderr().is_terminal() {
-        without_controls(text)
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
-fn without_controls(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
+/// Text as it may go to a terminal: without the control characters that could move the cursor, change
+/// the title or type for the user, and without those that have text stand in another order than it is.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| {
+        let is_bidirectional = matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+        );
+        is_bidirectional || c.is_control() && c != '\n' && c != '\t'
+    };
     if text.contains(harmful) {
         Cow::Owned(text.replace(harmful, "\u{FFFD}"))
     } else {
@@ -94,7 +166,7 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    without_controls(&one_line(&text)).into_owned()
+    clean(&one_line(&text)).into_owned()
 }
 
 /// A driver's report over many lines as one; other texts, lists of problems among them, as they are.
@@ -197,15 +269,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn controls_are_replaced_and_text_is_not() {
-        assert_eq!(
-            without_controls("a\x1b[2Jb\u{9b}c\r"),
-            "a\u{FFFD}[2Jb\u{FFFD}c\u{FFFD}"
-        );
-        assert!(matches!(
-            without_controls("日本\té\n"),
-            Cow::Borrowed("日本\té\n")
-        ));
+    fn what_a_terminal_obeys_is_replaced_and_text_is_not() {
+        for c in (0..=0x9f).filter_map(char::from_u32) {
+            let kept = !c.is_control() || c == '\n' || c == '\t';
+            let expected = if kept { c } else { '\u{FFFD}' };
+            assert_eq!(clean(&format!("a{c}b")), format!("a{expected}b"), "{c:?}");
+        }
+        // Unicode's list of Bidi_Control.
+        let bidirectional = "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\
+                             \u{2066}\u{2067}\u{2068}\u{2069}";
+        assert_eq!(clean(bidirectional), "\u{FFFD}".repeat(12));
+        let text = "日本\té\n \u{200d}שלום";
+        assert!(matches!(clean(text), Cow::Borrowed(kept) if kept == text));
     }
 
     #[test]

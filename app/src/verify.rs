@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         "verify   [{wide_bar}] {msg}",
     );
     for folder in &arguments.folders {
-        bar.set_message(folder.display().to_string());
+        bar.set_message(terminal::clean(&folder.display().to_string()).into_owned());
         let result = verify(folder, &device, arguments.chunk.get(), &forward);
         bar.inc(1);
         match result {
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                     documents.push(document(&report));
                 } else {
                     let text = text(&report, arguments.all);
-                    bar.suspend(|| terminal::print(&text))?;
+                    bar.suspend(|| terminal::unless_gone(terminal::print(&text)))?;
                 }
             }
             // The others may still be checked.
@@ -83,10 +83,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     bar.finish_and_clear();
     let n = arguments.folders.len();
     if arguments.json {
-        terminal::print_line(format_args!("{:#}", json!(documents)))?;
+        let documents = json!(documents);
+        terminal::unless_gone(terminal::print_line(format_args!("{documents:#}")))?;
     } else if failed.len() < n {
         let n_ok = n - n_off - failed.len();
-        terminal::print_line(format_args!("{n_ok} of {n} folders as the reference says"))?;
+        let line = format!("{n_ok} of {n} folders as the reference says");
+        terminal::unless_gone(terminal::print_line(line))?;
     }
     if let Some((last, others)) = failed.split_last() {
         for error in others {

@@ -450,51 +450,6 @@ fn records_of_another_model_are_refused_before_it_is_loaded() {
     assert!(said.contains("found [1, 2], expected [1]"), "{said}");
 }
 
-#[cfg(unix)]
-#[test]
-fn ctrl_c_keeps_what_was_printed_and_recorded_and_gives_130() {
-    let folder = tempfile::tempdir().unwrap();
-    let routes = folder.path().join("routes.safetensors");
-    let model = fixture("v32-f32");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sparsight"))
-        .args([
-            "generate",
-            "--model",
-            &model,
-            "--ids",
-            "5",
-            "--device",
-            "cpu",
-            "--ignore-eos",
-        ])
-        .args(["--record-routes", routes.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0; 8];
-    let mut stdout = child.stdout.take().unwrap();
-    stdout.read_exact(&mut first).unwrap();
-    let kill = format!("kill -INT {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{output:?}");
-    assert!(rest.ends_with('\n'));
-    assert!(
-        !engine::replay::RouteTrace::load(&routes)
-            .unwrap()
-            .is_empty()
-    );
-}
-
 #[test]
 fn text_goes_in_and_out_with_a_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
@@ -830,7 +785,8 @@ fn a_chat_obeys_its_commands() {
     let folder = tempfile::tempdir().unwrap();
     with_tokenizer(folder.path());
     let model = folder.path().to_str().unwrap();
-    let saved = folder.path().join("saved.json");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let saved = elsewhere.path().join("saved.json");
     let common = ["chat", "--model", model, "--device", "cpu", "-n", "6"];
     let chat = |script: &str| {
         let script = script.replace("FILE", saved.to_str().unwrap());
@@ -860,10 +816,13 @@ fn a_chat_obeys_its_commands() {
     assert_eq!(roles, ["system", "user", "assistant"]);
     let first = read();
 
-    // What was saved goes on; nobody's file is overwritten.
-    let output = chat("/load FILE\n/clear\n/save FILE\n");
+    // Nobody's file is overwritten; what was saved goes on.
+    let output = chat("/clear\n/save FILE\n");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert_eq!(read(), first);
+    let output = chat("/load FILE\n/undo\n/save FILE\n");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(read().as_array().unwrap().len(), 1);
 
     for (script, word) in [
         ("/nosuch\n", "/nosuch"),

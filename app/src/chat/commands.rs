@@ -1,12 +1,11 @@
 //! The /commands of a chat. One table; parsing, help and completion walk it.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
 use engine::chat::{Message, Role};
+use engine::file::{self, Output};
 
 use super::Chat;
 use crate::prompt::read_messages;
@@ -77,8 +76,8 @@ pub const COMMANDS: &[CommandInfo] = &[
     command("/stats", "", "show times, context and memory", stats),
     command(
         "/save",
-        "FILE",
-        "write the conversation, as --messages and /load read it",
+        "[--force] FILE",
+        "write the conversation, as --messages and /load read it; --force: over another one",
         save,
     ),
     command(
@@ -146,7 +145,7 @@ fn system(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     let first = first.filter(|message| matches!(message.role, Role::System));
     match (first, text) {
         (None, "" | "off") => terminal::note("no system message"),
-        (Some(message), "") => terminal::note(terminal::notable(&message.content)),
+        (Some(message), "") => terminal::note(&message.content),
         (Some(_), "off") => {
             chat.messages.remove(0);
             terminal::note("no system message from now on");
@@ -215,10 +214,7 @@ fn regenerate(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 
 fn undo(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
     let last = last_user(chat)?;
-    terminal::note(format_args!(
-        "took back: {}",
-        terminal::notable(&chat.messages[last].content)
-    ));
+    terminal::note(format_args!("took back: {}", &chat.messages[last].content));
     chat.messages.truncate(last);
     Ok(Next::Prompt)
 }
@@ -343,19 +339,20 @@ fn stats(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 }
 
 fn save(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
+    let (force, text) = match text.strip_prefix("--force ") {
+        Some(text) => (true, text.trim_start()),
+        None => (false, text),
+    };
     ensure!(!text.is_empty(), "found no file, expected /save FILE");
     let path = Path::new(text);
+    // What this conversation was read from or written to, it may go to again.
+    let is_own = chat.files.iter().any(|own| file::is_same_file(own, path));
+    let kind = file::MESSAGES;
+    let inputs: Vec<&Path> = chat.folder.as_deref().into_iter().collect();
+    file::check_outputs(&[Output { path, kind }], &inputs, force || is_own)?;
     let json = serde_json::to_string_pretty(&chat.messages).context("the conversation")?;
-    let mut options = OpenOptions::new();
-    if chat.saved.as_deref() == Some(path) {
-        options.create(true).truncate(true);
-    } else {
-        // Nobody's file is lost to a typing error.
-        options.create_new(true);
-    }
-    let mut file = options.write(true).open(path).context(text.to_owned())?;
-    writeln!(file, "{json}").context(text.to_owned())?;
-    chat.saved = Some(path.into());
+    file::write_whole(path, format!("{json}\n").as_bytes())?;
+    chat.files.push(path.into());
     let n = chat.messages.len();
     terminal::note(format_args!("{n} messages: {text}"));
     Ok(Next::Prompt)
@@ -366,6 +363,7 @@ fn load(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
     // Stdin is where the commands come from.
     ensure!(text != "-", "found -, expected a file");
     chat.messages = read_messages(Path::new(text))?;
+    chat.files.push(text.into());
     let n = chat.messages.len();
     terminal::note(format_args!("{n} messages from {text}"));
     Ok(Next::Prompt)

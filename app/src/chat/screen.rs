@@ -27,20 +27,19 @@ impl Screen {
             match delta {
                 Delta::Reasoning(text) => {
                     self.enter(Place::Reasoning)?;
-                    terminal::note_part(&terminal::faint(&terminal::notable(&text)));
+                    terminal::note_faint_part(&text);
                     self.ends_line = text.ends_with('\n');
                 }
                 Delta::Content(text) => {
                     self.enter(Place::Content)?;
-                    terminal::print(&terminal::printable(&text))?;
+                    terminal::print(&text)?;
                     self.ends_line = text.ends_with('\n');
                 }
                 Delta::ToolCall(ToolCall {
                     name, arguments, ..
                 }) => {
                     self.end()?;
-                    let call = format!("tool call: {name} {arguments}");
-                    terminal::print_line(terminal::printable(&call))?;
+                    terminal::print_line(format_args!("tool call: {name} {arguments}"))?;
                 }
             }
         }
@@ -51,7 +50,7 @@ impl Screen {
         if self.place != Some(place) {
             self.end()?;
             if place == Place::Reasoning {
-                terminal::note(terminal::faint("thinking:"));
+                terminal::note_faint("thinking:");
             }
             self.place = Some(place);
             self.ends_line = true;
