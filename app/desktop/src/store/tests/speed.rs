@@ -1,5 +1,5 @@
-//! How long things take. The bounds leave room for a machine that is busy with something else; what is
-//! really measured is printed by the ignored test.
+//! How long things take. Nothing here fails for being slow: what is measured is printed, by a test that is
+//! run alone.
 
 use std::time::{Duration, Instant};
 
@@ -60,69 +60,6 @@ fn long_conversation(store: &mut Store) -> ConversationId {
         parent = Some(node);
     }
     id
-}
-
-#[test]
-fn listing_and_opening_take_less_than_50_ms() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(&folder.path().join("db")).unwrap();
-    let settings = json!({"system": "x".repeat(300)}).to_string();
-    store
-        .write(|transaction| {
-            for i in 0..5000 {
-                let new = conversations::NewConversation {
-                    title: &format!("Conversation about something {i}"),
-                    folder: None,
-                    created_ms: i,
-                    updated_ms: i * 7919 % 5000,
-                    settings: &settings,
-                    deleted_ms: None,
-                };
-                conversations::insert(transaction, &new)?;
-            }
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(store.conversations().unwrap().len(), 5000);
-    let listing = best(|| store.conversations().unwrap());
-    assert!(
-        listing < Duration::from_millis(50),
-        "listing took {listing:?}"
-    );
-
-    let id = long_conversation(&mut store);
-    let opening = best(|| store.path(id).unwrap());
-    assert_eq!(store.path(id).unwrap().len(), 40);
-    assert!(
-        opening < Duration::from_millis(50),
-        "opening took {opening:?}"
-    );
-}
-
-#[test]
-fn an_update_of_a_streaming_message_takes_a_few_ms() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(&folder.path().join("db")).unwrap();
-    let id = store.create_conversation("x", None).unwrap();
-    let node = store
-        .append(id, None, &assistant(""), NodeState::Streaming)
-        .unwrap();
-    let answer = assistant(&text(10_000, 1));
-    let mut facts = AnswerFacts {
-        prompt_ids: vec![5; 100_000],
-        ids: vec![6; 10_000],
-        ..facts()
-    };
-    let update = best(|| {
-        facts.ids.push(1);
-        store
-            .update(node, &answer, NodeState::Streaming, Some(&facts))
-            .unwrap();
-    });
-    assert!(
-        update < Duration::from_millis(10),
-        "an update took {update:?}"
-    );
 }
 
 #[test]
