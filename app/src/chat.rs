@@ -218,8 +218,11 @@ impl Chat {
                     terminal::note("error: what was typed is not UTF-8");
                     continue;
                 }
-        let mut input = line::Input::default();
-        let mut is_first = true;
+                line::Read::NotText => {
+                    bail!("stdin is not UTF-8: save the script as UTF-8, not as UTF-16")
+                }
+                // A terminal that hangs up ends too.
+                line::Read::End if interrupt::is_end() => return Ok(Outcome::Interrupted),
                 line::Read::End => return Ok(Outcome::Success),
             };
             // Some editors begin a script with a byte order mark.
