@@ -1,7 +1,7 @@
 //! Queries in the space of the latents: the key half of `kv_b_proj`, absorbed, and their rotation.
 
 use crate::index_row::rope;
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::pieces::plain;
 use crate::reference::{bound, floats, set_all};
 use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
@@ -12,42 +12,18 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("absorb.wgsl"))],
     bindings: &["q", "w_kvb", "scales", "angles", "q_lat"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TOKENS",
-            default: 1,
-            values: &[1, 2, 4, 8],
-        },
-        Knob {
-            name: "PARTS",
-            default: 8,
-            values: &[1, 8],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TOKENS", 1, &[1, 2, 4, 8]),
+        Knob::new("PARTS", 8, &[1, 8]),
     ],
-    params: layout!(Params {
-        tokens,
-        heads,
-        dn,
-        dr,
-        dv,
-        rank,
-        row_units,
-        q_stride,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 /// Columns of a workgroup.
 const TILE_COLS: usize = 128;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     heads: u32,
     dn: u32,

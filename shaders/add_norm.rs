@@ -1,6 +1,6 @@
 //! The residual sum and the RMSNorm behind it.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, float, floats, rms_norm, set, set_all};
 
@@ -10,32 +10,14 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[REDUCE, plain(include_str!("add_norm.wgsl"))],
     bindings: &["x", "delta", "weight", "y"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[32, 256],
-        },
-        Knob {
-            name: "ADD",
-            default: 1,
-            values: &[0, 1],
-        },
+        Knob::new("WG", 256, &[32, 256]),
+        Knob::new("ADD", 1, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        quads,
-        y_stride,
-        y_offset,
-        width,
-        eps,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     quads: u32,
     y_stride: u32,

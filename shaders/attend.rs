@@ -1,6 +1,6 @@
 //! Attention of absorbed queries to cached latents, in splits.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Piece, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Piece, Tuning, params};
 use crate::latent_cache::{self, FORMATS, token_words};
 use crate::pieces::{NUMBERS, plain};
 use crate::reference::{bound, dot, floats, set_all};
@@ -15,44 +15,13 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[NUMBERS, LATENT_WORDS, plain(include_str!("attend.wgsl"))],
     bindings: &["q_lat", "latents", "selection", "out", "stats"],
     knobs: &[
-        Knob {
-            name: "LATENT",
-            default: 0,
-            values: FORMATS,
-        },
-        Knob {
-            name: "DENSE",
-            default: 0,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "FAT",
-            default: 0,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "QUADS",
-            default: 9,
-            values: QUADS,
-        },
-        Knob {
-            name: "OUT_QUADS",
-            default: 2,
-            values: OUT_QUADS,
-        },
+        Knob::new("LATENT", 0, FORMATS),
+        Knob::new("DENSE", 0, &[0, 1]),
+        Knob::new("FAT", 0, &[0, 1]),
+        Knob::new("QUADS", 9, QUADS),
+        Knob::new("OUT_QUADS", 2, OUT_QUADS),
     ],
-    params: layout!(Params {
-        tokens,
-        first_row,
-        heads,
-        rank,
-        dr,
-        position,
-        k,
-        splits,
-        token_words,
-        scale,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
@@ -70,10 +39,7 @@ const OUT_QUADS: &[u32] = &[1, 2];
 /// Most splits.
 const MAX_SPLITS: usize = 32;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     first_row: u32,
     heads: u32,

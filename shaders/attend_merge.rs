@@ -1,7 +1,7 @@
 //! Merges the splits of attention and leaves the latent space.
 
 use crate::attend::NOTHING;
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::pieces::plain;
 use crate::reference::{bound, dot, float, floats, set};
 use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
@@ -12,34 +12,11 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("attend_merge.wgsl"))],
     bindings: &["partials", "stats", "w_kvb", "scales", "y"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TOKENS",
-            default: 1,
-            values: TOKENS,
-        },
-        Knob {
-            name: "FAT",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TOKENS", 1, TOKENS),
+        Knob::new("FAT", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        first_row,
-        heads,
-        dn,
-        dv,
-        rank,
-        splits,
-        y_stride,
-        row_units,
-        part_rows,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
@@ -52,10 +29,7 @@ const ROWS_AT_ONCE: usize = 64;
 /// Workgroups that keep a device busy.
 const ENOUGH: usize = 256;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     first_row: u32,
     heads: u32,

@@ -2,7 +2,7 @@
 
 use crate::attend::{self, LATENT_WORDS, Reader};
 use crate::attend_merge::Merged;
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::latent_cache::{FORMATS, token_words};
 use crate::pieces::{NUMBERS, plain};
 use crate::reference::{bound, set};
@@ -17,45 +17,17 @@ pub const KERNEL: Kernel = Kernel {
     ],
     bindings: &["q_lat", "latents", "selection", "stats", "weights"],
     knobs: &[
-        Knob {
-            name: "LATENT",
-            default: 0,
-            values: FORMATS,
-        },
-        Knob {
-            name: "DENSE",
-            default: 0,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "WG",
-            default: WG,
-            values: &[WG],
-        },
+        Knob::new("LATENT", 0, FORMATS),
+        Knob::new("DENSE", 0, &[0, 1]),
+        Knob::new("WG", WG, &[WG]),
     ],
-    params: layout!(Params {
-        tokens,
-        first_row,
-        heads,
-        rank,
-        dr,
-        position,
-        k,
-        splits,
-        token_words,
-        slots,
-        scale,
-        unused,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 const WG: u32 = 64;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     first_row: u32,
     heads: u32,

@@ -1,6 +1,6 @@
 //! Weighted sum of what a token's experts have made of it.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, MAX_GROUPS, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, MAX_GROUPS, Tuning, params};
 use crate::pieces::plain;
 use crate::reference::{bound, float, set};
 
@@ -9,26 +9,14 @@ pub const KERNEL: Kernel = Kernel {
     name: "combine",
     pieces: &[plain(include_str!("combine.wgsl"))],
     bindings: &["slots_out", "weights", "y"],
-    knobs: &[Knob {
-        name: "WG",
-        default: WG,
-        values: &[WG],
-    }],
-    params: layout!(Params {
-        tokens,
-        slots,
-        hidden,
-        padding,
-    }),
+    knobs: &[Knob::new("WG", WG, &[WG])],
+    params: Params::LAYOUT,
     reference,
 };
 
 const WG: u32 = 64;
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     slots: u32,
     hidden: u32,

@@ -1,6 +1,6 @@
 //! Words from one buffer to another.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::plain;
 use crate::reference::bound;
 
@@ -9,33 +9,14 @@ pub const KERNEL: Kernel = Kernel {
     name: "copy_words",
     pieces: &[plain(include_str!("copy_words.wgsl"))],
     bindings: &["from_words", "to_words"],
-    knobs: &[
-        Knob {
-            name: "WG",
-            default: WG,
-            values: &[WG],
-        },
-        Knob {
-            name: "EACH",
-            default: 4,
-            values: &[4, 16],
-        },
-    ],
-    params: layout!(Params {
-        from_offset,
-        to_offset,
-        n,
-        unused,
-    }),
+    knobs: &[Knob::new("WG", WG, &[WG]), Knob::new("EACH", 4, &[4, 16])],
+    params: Params::LAYOUT,
     reference,
 };
 
 const WG: u32 = 256;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     from_offset: u32,
     to_offset: u32,
     n: u32,

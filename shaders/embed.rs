@@ -1,6 +1,6 @@
 //! Rows of the embedding table for token ids.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::pieces::plain;
 use crate::reference::{bound, set_all};
 use crate::weights::{Matrices, WEIGHTS, bytes, row_units};
@@ -11,34 +11,16 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("embed.wgsl"))],
     bindings: &["ids", "table", "scales", "y"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: WG,
-            values: &[WG],
-        },
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: &[0, 1, 2, 3],
-        },
+        Knob::new("WG", WG, &[WG]),
+        Knob::new("DTYPE", 0, &[0, 1, 2, 3]),
     ],
-    params: layout!(Params {
-        width,
-        row_units,
-        first_row,
-        n_rows,
-        tokens,
-        unused,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 const WG: u32 = 64;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     width: u32,
     row_units: u32,
     first_row: u32,

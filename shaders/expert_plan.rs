@@ -3,7 +3,7 @@
 //! A plan is `[tiles, 4]` words (expert, first, count, 0), then the slots `[n]` ordered by expert:
 //! a tile is `count` of them from `first` on. Tiles may be empty; `first` counts from the list's start.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::mlp_up::visit;
 use crate::pieces::plain;
 use crate::reference::bound;
@@ -13,24 +13,12 @@ pub const KERNEL: Kernel = Kernel {
     name: "expert_plan",
     pieces: &[plain(include_str!("expert_plan.wgsl"))],
     bindings: &["experts", "plan"],
-    knobs: &[Knob {
-        name: "WG",
-        default: 256,
-        values: &[32, 256],
-    }],
-    params: layout!(Params {
-        n,
-        n_experts,
-        tile,
-        tiles,
-    }),
+    knobs: &[Knob::new("WG", 256, &[32, 256])],
+    params: Params::LAYOUT,
     reference,
 };
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     n: u32,
     n_experts: u32,
     tile: u32,

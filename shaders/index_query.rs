@@ -1,7 +1,7 @@
 //! The indexer's queries and head weights.
 
 use crate::index_row::{INDEX_ROW, MOST_CHANNELS, hadamard, hadamard_factor, hadamard_flops, rope};
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::key_cache;
 use crate::pieces::{NUMBERS, plain};
 use crate::reference::{bound, float, floats, fp8_rounded, set, set_all};
@@ -12,49 +12,23 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[NUMBERS, INDEX_ROW, plain(include_str!("index_query.wgsl"))],
     bindings: &["q", "projected", "angles", "index_q", "index_w"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: 64,
-            values: &[32, 64],
-        },
-        Knob {
-            name: "KEYS",
-            default: key_cache::F32,
-            values: key_cache::FORMATS,
-        },
-        Knob {
-            name: "INTERLEAVED",
-            default: 0,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "CHANNELS",
-            default: MOST_CHANNELS as u32,
-            values: &[FEW_CHANNELS as u32, MOST_CHANNELS as u32],
-        },
+        Knob::new("WG", 64, &[32, 64]),
+        Knob::new("KEYS", key_cache::F32, key_cache::FORMATS),
+        Knob::new("INTERLEAVED", 0, &[0, 1]),
+        Knob::new(
+            "CHANNELS",
+            MOST_CHANNELS as u32,
+            &[FEW_CHANNELS as u32, MOST_CHANNELS as u32],
+        ),
     ],
-    params: layout!(Params {
-        tokens,
-        heads,
-        di,
-        q_stride,
-        q_offset,
-        dr,
-        stride,
-        w_offset,
-        hadamard,
-        factor,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 /// What all released models get by with.
 const FEW_CHANNELS: usize = 128;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     heads: u32,
     di: u32,

@@ -1,6 +1,6 @@
 //! Scores of the lightning indexer: every visible key against every head of its tokens' queries.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::key_cache;
 use crate::pieces::{NUMBERS, plain};
 use crate::reference::{bound, dot, float, floats, set};
@@ -11,35 +11,12 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[NUMBERS, plain(include_str!("index_scores.wgsl"))],
     bindings: &["index_q", "index_w", "keys", "scores"],
     knobs: &[
-        Knob {
-            name: "KEYS",
-            default: 2,
-            values: &[0, 1, 2],
-        },
-        Knob {
-            name: "RAGGED",
-            default: 0,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "HEADS",
-            default: 64,
-            values: &[8, 16, 32, 64],
-        },
-        Knob {
-            name: "SHAPE",
-            default: ONE_TOKEN,
-            values: &[ONE_TOKEN, MANY_TOKENS, LANES_ALONE],
-        },
+        Knob::new("KEYS", 2, &[0, 1, 2]),
+        Knob::new("RAGGED", 0, &[0, 1]),
+        Knob::new("HEADS", 64, &[8, 16, 32, 64]),
+        Knob::new("SHAPE", ONE_TOKEN, &[ONE_TOKEN, MANY_TOKENS, LANES_ALONE]),
     ],
-    params: layout!(Params {
-        tokens,
-        first_row,
-        heads,
-        di,
-        position,
-        scores_stride,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
@@ -56,10 +33,7 @@ const ALONE_TILE: usize = 128;
 /// Heads of a workgroup's tokens with [`MANY_TOKENS`].
 const MANY_ROWS: usize = 128;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     first_row: u32,
     heads: u32,

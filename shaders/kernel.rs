@@ -51,16 +51,36 @@ pub struct Layout {
     pub size_bytes: usize,
 }
 
-/// The [`Layout`] of a struct, from its own fields: `layout!(Params { width, eps })`.
-macro_rules! layout {
-    ($name:ident { $($field:ident),* $(,)? }) => {
-        $crate::kernel::Layout {
-            fields: &[$((stringify!($field), std::mem::offset_of!($name, $field))),*],
-            size_bytes: std::mem::size_of::<$name>(),
+impl Knob {
+    pub(crate) const fn new(name: &'static str, default: u32, values: &'static [u32]) -> Self {
+        Self {
+            name,
+            default,
+            values,
+        }
+    }
+}
+
+/// The uniform of a kernel, and its [`Layout`]: `params! { width: u32, eps: f32 }`. A macro, since only
+/// one can name fields twice.
+macro_rules! params {
+    ($($(#[$doc:meta])* $field:ident: $type:ty),* $(,)?) => {
+        /// The uniform, as the text has it.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct Params {
+            $($(#[$doc])* $field: $type,)*
+        }
+
+        impl Params {
+            const LAYOUT: $crate::kernel::Layout = $crate::kernel::Layout {
+                fields: &[$((stringify!($field), std::mem::offset_of!(Self, $field))),*],
+                size_bytes: std::mem::size_of::<Self>(),
+            };
         }
     };
 }
-pub(crate) use layout;
+pub(crate) use params;
 
 /// What one launch moves and computes, by formula: every byte that the algorithm needs from memory
 /// once a workgroup, no cache assumed beyond it.

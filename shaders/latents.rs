@@ -1,7 +1,7 @@
 //! Norms and rope of a projected row, and what goes into the caches.
 
 use crate::index_row::{INDEX_ROW, hadamard, hadamard_factor, hadamard_flops, rope};
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::{NUMBERS, REDUCE, plain};
 use crate::reference::{bound, dot, floats, rms_norm, set_all};
 use crate::{key_cache, latent_cache};
@@ -17,56 +17,16 @@ pub const KERNEL: Kernel = Kernel {
     ],
     bindings: &["projected", "norms", "angles", "latent_cache", "key_cache"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[32, 256],
-        },
-        Knob {
-            name: "LATENT",
-            default: latent_cache::F32,
-            values: latent_cache::FORMATS,
-        },
-        Knob {
-            name: "KEYS",
-            default: key_cache::F32,
-            values: key_cache::FORMATS,
-        },
-        Knob {
-            name: "INTERLEAVED",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("WG", 256, &[32, 256]),
+        Knob::new("LATENT", latent_cache::F32, latent_cache::FORMATS),
+        Knob::new("KEYS", key_cache::F32, key_cache::FORMATS),
+        Knob::new("INTERLEAVED", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        position,
-        stride,
-        q_offset,
-        q_lora,
-        kv_offset,
-        rank,
-        dr,
-        key_offset,
-        di,
-        q_norm,
-        kv_norm,
-        k_weight,
-        k_bias,
-        token_words,
-        n_scales,
-        key_scales,
-        hadamard,
-        eps,
-        unused,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     position: u32,
     stride: u32,

@@ -12,16 +12,8 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("matmul.wgsl"))],
     bindings: &["x", "w", "scales", "y"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TILE_TOKENS",
-            default: 64,
-            values: &[32, 64],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TILE_TOKENS", 64, &[32, 64]),
     ],
     params: matvec::KERNEL.params,
     reference: matvec::KERNEL.reference,

@@ -1,6 +1,6 @@
 //! Matrix times few vectors: every linear layer of a decode step.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, dot, floats, set};
 use crate::weights::{DTYPES, Matrices, WEIGHTS, bytes, row_units};
@@ -11,52 +11,20 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[REDUCE, WEIGHTS, plain(include_str!("matvec.wgsl"))],
     bindings: &["x", "w", "scales", "y"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: 64,
-            values: &[16, 64, 256],
-        },
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TOKENS",
-            default: 1,
-            values: &[1, 2, 4, 8],
-        },
-        Knob {
-            name: "ROWS",
-            default: 4,
-            values: &[1, 4, 8],
-        },
-        Knob {
-            name: "FAT",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("WG", 64, &[16, 64, 256]),
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TOKENS", 1, &[1, 2, 4, 8]),
+        Knob::new("ROWS", 4, &[1, 4, 8]),
+        Knob::new("FAT", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        rows,
-        cols,
-        row_units,
-        x_stride,
-        x_offset,
-        y_stride,
-        y_offset,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 /// Most tokens of a call.
 pub const MAX_TOKENS: usize = 8;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     rows: u32,
     cols: u32,

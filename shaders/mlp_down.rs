@@ -1,6 +1,6 @@
 //! Second half of a feed-forward, or of a token's experts, for few tokens.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::mlp_up::{MOST_TOKENS, is_ragged, visits};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, dot, float, floats, set_all};
@@ -12,57 +12,21 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[REDUCE, WEIGHTS, plain(include_str!("mlp_down.wgsl"))],
     bindings: &["h", "experts", "weights", "down", "down_scales", "y"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TOKENS",
-            default: 1,
-            values: &[1, 2, 4, 8],
-        },
-        Knob {
-            name: "ROWS",
-            default: 4,
-            values: &[1, 2, 4],
-        },
-        Knob {
-            name: "SPLIT",
-            default: 1,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "WG",
-            default: 64,
-            values: &[16, 64],
-        },
-        Knob {
-            name: "RAGGED",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TOKENS", 1, &[1, 2, 4, 8]),
+        Knob::new("ROWS", 4, &[1, 2, 4]),
+        Knob::new("SPLIT", 1, &[0, 1]),
+        Knob::new("WG", 64, &[16, 64]),
+        Knob::new("RAGGED", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        slots,
-        width,
-        hidden,
-        first_expert,
-        n_experts,
-        row_units,
-        accumulate,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 /// Most slots of all tokens together, an array in workgroup memory.
 pub const MOST_SLOTS: usize = 256;
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     slots: u32,
     width: u32,

@@ -1,7 +1,7 @@
 //! Second half of a feed-forward, or of the tokens' experts, for many tokens.
 
 use crate::expert_plan::{self, max_tiles, planned};
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::mlp_up_tiled::{spread_evenly, steps_are_ragged};
 use crate::pieces::plain;
 use crate::reference::{bound, dot, floats, set};
@@ -13,42 +13,16 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("mlp_down_tiled.wgsl"))],
     bindings: &["h", "plan", "down", "down_scales", "slots_out"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TILE",
-            default: 64,
-            values: &[8, 64],
-        },
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[16, 256],
-        },
-        Knob {
-            name: "RAGGED",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TILE", 64, &[8, 64]),
+        Knob::new("WG", 256, &[16, 256]),
+        Knob::new("RAGGED", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        width,
-        hidden,
-        first_expert,
-        n_experts,
-        row_units,
-        tiles,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     width: u32,
     hidden: u32,
     first_expert: u32,

@@ -1,6 +1,6 @@
 //! First half of a feed-forward, or of a token's experts, for few tokens.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, dot, floats, set};
 use crate::weights::{DTYPES, Matrices, WEIGHTS, bits, bytes, row_units};
@@ -19,57 +19,21 @@ pub const KERNEL: Kernel = Kernel {
         "h",
     ],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TOKENS",
-            default: 1,
-            values: &[1, 2, 4, 8],
-        },
-        Knob {
-            name: "ROWS",
-            default: 4,
-            values: &[1, 2, 4],
-        },
-        Knob {
-            name: "SPLIT",
-            default: 1,
-            values: &[0, 1],
-        },
-        Knob {
-            name: "WG",
-            default: 64,
-            values: &[16, 64],
-        },
-        Knob {
-            name: "RAGGED",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TOKENS", 1, &[1, 2, 4, 8]),
+        Knob::new("ROWS", 4, &[1, 2, 4]),
+        Knob::new("SPLIT", 1, &[0, 1]),
+        Knob::new("WG", 64, &[16, 64]),
+        Knob::new("RAGGED", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        tokens,
-        slots,
-        width,
-        hidden,
-        first_expert,
-        n_experts,
-        row_units,
-        x_stride,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
 /// Most tokens of a launch.
 pub const MOST_TOKENS: usize = 8;
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     slots: u32,
     width: u32,

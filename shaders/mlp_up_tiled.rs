@@ -1,7 +1,7 @@
 //! First half of a feed-forward, or of the tokens' experts, for many tokens.
 
 use crate::expert_plan::{self, max_tiles, planned};
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::mlp_up::{is_ragged, up_rows};
 use crate::pieces::plain;
 use crate::reference::bound;
@@ -13,44 +13,16 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[WEIGHTS, plain(include_str!("mlp_up_tiled.wgsl"))],
     bindings: &["x", "plan", "gate", "gate_scales", "up", "up_scales", "h"],
     knobs: &[
-        Knob {
-            name: "DTYPE",
-            default: 0,
-            values: DTYPES,
-        },
-        Knob {
-            name: "TILE",
-            default: 64,
-            values: &[8, 64],
-        },
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[16, 256],
-        },
-        Knob {
-            name: "RAGGED",
-            default: 0,
-            values: &[0, 1],
-        },
+        Knob::new("DTYPE", 0, DTYPES),
+        Knob::new("TILE", 64, &[8, 64]),
+        Knob::new("WG", 256, &[16, 256]),
+        Knob::new("RAGGED", 0, &[0, 1]),
     ],
-    params: layout!(Params {
-        slots,
-        width,
-        hidden,
-        first_expert,
-        n_experts,
-        row_units,
-        x_stride,
-        tiles,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     slots: u32,
     width: u32,
     hidden: u32,

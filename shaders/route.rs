@@ -1,6 +1,6 @@
 //! Which experts a token goes to, and with what weight.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, float, floats, set, set_all};
 
@@ -12,36 +12,15 @@ pub const KERNEL: Kernel = Kernel {
         "logits", "bias", "forced", "scores", "experts", "weights", "status",
     ],
     knobs: &[
-        Knob {
-            name: "SCORING",
-            default: SIGMOID,
-            values: &[SIGMOID, SOFTMAX],
-        },
-        Knob {
-            name: "METHOD",
-            default: GROUPS_BY_TWO,
-            values: &[GREEDY, GROUPS_BY_BEST, GROUPS_BY_TWO],
-        },
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[32, 256],
-        },
+        Knob::new("SCORING", SIGMOID, &[SIGMOID, SOFTMAX]),
+        Knob::new(
+            "METHOD",
+            GROUPS_BY_TWO,
+            &[GREEDY, GROUPS_BY_BEST, GROUPS_BY_TWO],
+        ),
+        Knob::new("WG", 256, &[32, 256]),
     ],
-    params: layout!(Params {
-        tokens,
-        n_experts,
-        k,
-        n_shared,
-        n_groups,
-        n_kept,
-        has_bias,
-        has_forced,
-        normalise,
-        scaling,
-        position,
-        padding,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
@@ -63,10 +42,7 @@ pub const MOST_EXPERTS: usize = 512;
 /// Most groups of them, another.
 pub const MOST_GROUPS: usize = 128;
 
-/// Sizes of a launch, as the kernel reads them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     n_experts: u32,
     k: u32,

@@ -1,6 +1,6 @@
 //! One token from the logits of one position.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params};
 use crate::pieces::{REDUCE, plain};
 use crate::reference::{bound, floats, set};
 
@@ -10,25 +10,10 @@ pub const KERNEL: Kernel = Kernel {
     pieces: &[REDUCE, plain(include_str!("sample.wgsl"))],
     bindings: &["logits", "picked"],
     knobs: &[
-        Knob {
-            name: "WG",
-            default: 256,
-            values: &[256],
-        },
-        Knob {
-            name: "METHOD",
-            default: GREEDY,
-            values: &[GREEDY, TOP_P],
-        },
+        Knob::new("WG", 256, &[256]),
+        Knob::new("METHOD", GREEDY, &[GREEDY, TOP_P]),
     ],
-    params: layout!(Params {
-        vocab,
-        logits_offset,
-        inverse,
-        cutoff,
-        top_p,
-        uniform_number,
-    }),
+    params: Params::LAYOUT,
     reference,
 };
 
@@ -50,10 +35,7 @@ pub const IMPOSSIBLE: u32 = 4;
 /// Most tokens: ids must be exact as f32.
 pub const MOST_TOKENS: usize = 1 << 24;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     vocab: u32,
     logits_offset: u32,
     inverse: f32,

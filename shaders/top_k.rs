@@ -1,6 +1,6 @@
 //! Positions of the highest scores, row by row.
 
-use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, layout, spread};
+use crate::kernel::{Cost, Dispatch, Kernel, Knob, Tuning, params, spread};
 use crate::pieces::plain;
 use crate::reference::{bound, floats};
 
@@ -9,29 +9,15 @@ pub const KERNEL: Kernel = Kernel {
     name: "top_k",
     pieces: &[plain(include_str!("top_k.wgsl"))],
     bindings: &["scores", "selection", "status"],
-    knobs: &[Knob {
-        name: "WG",
-        default: 256,
-        values: &[FAT_WG, 256],
-    }],
-    params: layout!(Params {
-        tokens,
-        first_row,
-        position,
-        k,
-        scores_stride,
-        unused,
-    }),
+    knobs: &[Knob::new("WG", 256, &[FAT_WG, 256])],
+    params: Params::LAYOUT,
     reference,
 };
 
 /// Lanes where a barrier takes turns of them all.
 const FAT_WG: u32 = 32;
 
-/// The uniform.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Params {
+params! {
     tokens: u32,
     first_row: u32,
     position: u32,
