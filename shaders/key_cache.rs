@@ -19,8 +19,7 @@ pub const FORMATS: &[u32] = &[F32, BF16, FP8];
 /// Keys of an FP8 page.
 pub const PAGE_TOKENS: usize = 64;
 
-/// Channels that share a scale.
-pub const BLOCK: usize = 128;
+pub use crate::weights::FP8_BLOCK as BLOCK;
 
 /// Scales of one FP8 key.
 pub fn n_scales(di: usize) -> usize {

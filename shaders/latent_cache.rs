@@ -17,8 +17,7 @@ pub const FLASH_MLA: u32 = 3;
 /// Every format.
 pub const FORMATS: &[u32] = &[F32, BF16, FP8, FLASH_MLA];
 
-/// Latent channels that share a scale.
-pub const BLOCK: usize = 128;
+pub use crate::weights::FP8_BLOCK as BLOCK;
 
 /// Scales of one token.
 pub fn n_scales(rank: usize) -> usize {

@@ -10,8 +10,7 @@ use crate::kernel::Dispatch;
 /// The definition of a kernel, on the contents of its storage bindings.
 pub type Reference = fn(&Dispatch, &mut [Vec<u32>]);
 
-/// Channels that share a scale in FP8 caches.
-pub const BLOCK: usize = 128;
+pub use crate::weights::FP8_BLOCK as BLOCK;
 
 impl Dispatch {
     /// Does to `buffers`, the contents of the kernel's storage bindings, what the launch would.

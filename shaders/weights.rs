@@ -11,6 +11,9 @@ pub const WEIGHTS: Piece = plain(include_str!("weights.wgsl"));
 /// Every value of the knob `DTYPE`: f32, bf16, f16, e4m3, int4.
 pub const DTYPES: &[u32] = &[0, 1, 2, 3, 4];
 
+/// Rows and columns of a matrix, and channels of a vector, that share a factor in FP8.
+pub const FP8_BLOCK: usize = 128;
+
 /// Bits of one weight.
 pub fn bits(dtype: u32) -> usize {
     match dtype {
@@ -30,7 +33,7 @@ pub fn row_units(dtype: u32, cols: usize) -> usize {
 pub fn scales(dtype: u32, rows: usize, cols: usize) -> usize {
     match dtype {
         0..=2 => 0,
-        3 => rows.div_ceil(128) * cols.div_ceil(128),
+        3 => rows.div_ceil(FP8_BLOCK) * cols.div_ceil(FP8_BLOCK),
         _ => rows * cols.div_ceil(32),
     }
 }

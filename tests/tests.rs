@@ -7,6 +7,7 @@
 
 mod bodies;
 mod chat;
+mod checkpoints;
 mod completions;
 mod counts;
 mod docs;
@@ -20,6 +21,7 @@ mod kernels;
 mod messages;
 mod past;
 mod reference_kernels;
+mod rewrite;
 mod runner;
 mod selector;
 mod shaders;

@@ -104,10 +104,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let source = arguments.model.source()?;
     let (sampler, advice) = arguments.sampling.options(&source)?;
     let config = source.config()?;
-    let tokenizer = source.tokenizer()?.context(
-        "chat needs a tokenizer, and the model's folder has no tokenizer.json: \
-         `sparsight generate --ids` works without",
-    )?;
+    let tokenizer = source.tokenizer()?.with_context(|| {
+        let none = source.no_tokenizer();
+        format!("chat needs a tokenizer: {none}; `sparsight generate --ids` works without")
+    })?;
     check_format(&tokenizer)?;
     let messages = match (&arguments.messages, &arguments.system) {
         (Some(path), _) => read_messages(path)?,
@@ -175,6 +175,7 @@ fn wait_for_load(runner: &Runner, events: &Receiver<Event>) -> anyhow::Result<bo
                     terminal::bytes(loaded.resident_bytes as u64),
                     terminal::seconds(started.elapsed())
                 ));
+                crate::load::tell(&loaded.notes);
                 // A stop that came too late for the load.
                 return Ok(!told);
             }

@@ -105,7 +105,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let config = source.config()?;
     let plan = arguments.plan(&config)?;
     let tokenizer = source.tokenizer()?.with_context(|| {
-        format!("{source} has no tokenizer.json, expected one: text is made for it")
+        format!(
+            "{}, expected one: text is made for it",
+            source.no_tokenizer()
+        )
     })?;
     let tokenizer = Arc::new(tokenizer);
     check_family_tokens(&tokenizer)?;

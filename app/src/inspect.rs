@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use engine::config::{Part, TensorSpec};
+use engine::config::{Part, SCALES, TensorSpec};
 use engine::gpu::max_pass_tokens;
 use engine::pass::WORKSPACE_BYTES;
 use engine::{Checkpoint, Config, Error, Source};
@@ -71,6 +71,8 @@ struct Facts {
     /// `None`: the folder holds no weights, which is enough to plan with.
     weights: Option<Checkpoint>,
     has_mtp: bool,
+    /// What is stored and not used.
+    notes: Vec<String>,
     misfit: Option<Error>,
 }
 
@@ -86,14 +88,16 @@ impl Facts {
     fn read(source: Source) -> engine::Result<Self> {
         let config = source.config()?;
         let eos_token_ids = source.eos_token_ids(&config)?;
-        let weights = if source.has_weights() {
+        let mut weights = if source.has_weights() {
             Some(source.checkpoint()?)
         } else {
             None
         };
-        let misfit = weights
-            .as_ref()
-            .and_then(|weights| weights.fit(&config).err());
+        let fit = weights.as_mut().map(|weights| weights.fit(&config));
+        let (notes, misfit) = match fit {
+            Some(Err(misfit)) => (Vec::new(), Some(misfit)),
+            fit => (fit.and_then(Result::ok).unwrap_or_default(), None),
+        };
         Ok(Self {
             has_mtp: weights
                 .as_ref()
@@ -105,6 +109,7 @@ impl Facts {
             config,
             eos_token_ids,
             weights,
+            notes,
             misfit,
         })
     }
@@ -195,7 +200,7 @@ impl Facts {
         let Some(weights) = &self.weights else {
             return 0;
         };
-        let scales = format!("{}_scale_inv", spec.name);
+        let scales = format!("{}{SCALES}", spec.name);
         [spec.name.as_str(), &scales]
             .into_iter()
             .filter_map(|name| weights.get(name))
@@ -259,6 +264,7 @@ impl Facts {
             "context": self.context_costs().iter().map(|(tokens, latent, keys, bytes)| json!({
                 "tokens": tokens, "latent_cache": latent, "key_cache": keys, "bytes": bytes,
             })).collect::<Vec<_>>(),
+            "notes": self.notes,
             "problem": self.misfit.as_ref().map(ToString::to_string),
         });
         if with_tensors && let Some(weights) = &self.weights {
@@ -290,7 +296,11 @@ impl Facts {
         } else {
             "no tokenizer.json: ids in, ids out"
         };
-        text.push_str(&format!("\n{tokenizer}\n\n"));
+        text.push_str(&format!("\n{tokenizer}\n"));
+        for note in &self.notes {
+            text.push_str(&format!("{note}\n"));
+        }
+        text.push('\n');
         text.push_str(&self.parts_text());
         text.push_str(&self.context_text());
         text.push_str(&format!(

@@ -93,6 +93,14 @@ pub fn model(arguments: &ModelArgs) -> anyhow::Result<Option<Arc<Model>>> {
             terminal::bytes(model.resident_bytes() as u64),
             terminal::seconds(started.elapsed()),
         ));
+        tell(model.notes());
     }
     Ok(model.map(Arc::new))
+}
+
+/// What of a checkpoint is not used.
+pub fn tell(notes: &[String]) {
+    for note in notes {
+        terminal::note(format_args!("note: {}", terminal::notable(note)));
+    }
 }

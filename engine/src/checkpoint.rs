@@ -5,9 +5,12 @@
 //! its file and is as long as its shape says. Which tensors a model needs is the business of
 //! [`crate::config`], expanding them that of the bodies.
 
+mod cause;
 mod finite;
 mod fit;
 mod header;
+mod mapped;
+mod names;
 mod shards;
 #[cfg(test)]
 mod tests;
@@ -15,18 +18,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::{ControlFlow, Deref, Range};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use safetensors::Dtype;
 
 use crate::config::Config;
+use crate::folder;
 use crate::source::Embedded;
 use crate::{Error, Result};
 
 /// The name of a checkpoint in one file.
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 
 /// The name of the list of tensors and the shards that hold them.
 const INDEX: &str = "model.safetensors.index.json";
@@ -35,6 +38,8 @@ const INDEX: &str = "model.safetensors.index.json";
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     tensors: BTreeMap<String, StoredTensor>,
+    /// The file that was read: the one with the tensors, or the index.
+    path: PathBuf,
 }
 
 /// A tensor as stored: bytes of a file, which stay mapped as long as it lives, or of the program.
@@ -51,7 +56,7 @@ pub struct StoredTensor {
 /// The bytes of a safetensors file.
 #[derive(Clone)]
 enum Backing {
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<mapped::Mapped>),
     Static(&'static [u8]),
 }
 
@@ -88,6 +93,8 @@ pub enum StoredType {
     BF16,
     /// FP8 with 4 exponent and 3 mantissa bits, no infinities.
     F8E4M3,
+    /// A power of two in 8 bits, for the factors of FP8 blocks.
+    F8E8M0,
     /// Any other type of safetensors. No weight may be stored so.
     Other(Dtype),
 }
@@ -113,18 +120,18 @@ impl Checkpoint {
     /// together; or a tensor that the index names and the shard lacks, or that two shards hold.
     pub fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-        let tensors = if single.exists() {
-            read_file(&single)?
+        let opened = if single.exists() {
+            read_file(&single).and_then(|tensors| Self::of(tensors, single))
         } else if index.exists() {
-            shards::read(folder, &index)?
+            shards::open(folder, &index)
         } else {
-            let problem = format!("holds neither {SINGLE} nor {INDEX}, expected one of them");
-            return Err(Error::BadFile {
+            let form = folder::other_form(folder).map_or(String::new(), |form| format!("; {form}"));
+            Err(Error::BadFile {
                 path: folder.into(),
-                problem,
-            });
+                problem: format!("holds neither {SINGLE} nor {INDEX}, expected one of them{form}"),
+            })
         };
-        Ok(Self { tensors })
+        opened.map_err(|error| folder::explain(folder, error))
     }
 
     /// The tensors of a model in the program, without a copy.
@@ -132,8 +139,16 @@ impl Checkpoint {
     /// # Errors
     /// The bytes do not hold together as a safetensors file.
     pub fn from_static(files: &Embedded) -> Result<Self> {
-        let tensors = read_tensors(&Embedded::name(SINGLE), Backing::Static(files.weights))?;
-        Ok(Self { tensors })
+        let path = Embedded::name(SINGLE);
+        Self::of(read_tensors(&path, Backing::Static(files.weights))?, path)
+    }
+
+    /// These tensors, read from `path`, under the names of the table.
+    fn of(mut tensors: BTreeMap<String, StoredTensor>, path: PathBuf) -> Result<Self> {
+        match names::canonical(&mut tensors) {
+            Ok(()) => Ok(Self { tensors, path }),
+            Err(problem) => Err(Error::BadFile { path, problem }),
+        }
     }
 
     /// Whether the folder holds weights, good or bad.
@@ -163,18 +178,48 @@ impl Checkpoint {
             .sum()
     }
 
-    /// Checks names, shapes and types of all tensors against `config`.
+    /// The tensor of that name, of a checkpoint that was found to fit its config.
     ///
     /// # Errors
-    /// [`Error::Misfit`] with every tensor that is missing, surplus, misshapen or of a type that
-    /// cannot be used; beyond fifty of them, their number.
-    pub fn fit(&self, config: &Config) -> Result<()> {
+    /// [`Error::Misfit`]: there is none.
+    pub(crate) fn need(&self, name: &str) -> Result<&StoredTensor> {
+        self.get(name).ok_or_else(|| Error::missing(name))
+    }
+
+    /// Checks names, shapes and types of all tensors against `config`. What is stored and not used, as
+    /// MTP layers that the config does not count, is taken out; the answer is a sentence on each.
+    ///
+    /// # Errors
+    /// One sentence where the cause is known, a packer that is not done, say; else [`Error::Misfit`]
+    /// with what is missing, surplus, misshapen or of a type that cannot be used, a line a kind.
+    pub fn fit(&mut self, config: &Config) -> Result<Vec<String>> {
+        let notes = fit::pass_over(self, config)?;
         let problems = fit::problems(self, config);
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Misfit { problems })
+        let foreign = config.foreign_quantization.as_ref();
+        let other_blocks = foreign.is_some_and(|foreign| foreign.has_other_blocks);
+        if problems.len() == 0 && !(other_blocks && self.has_fp8()) {
+            return Ok(notes);
         }
+        let path = self.path.clone();
+        Err(match cause::of(self, config) {
+            Some(problem) => Error::BadFile { path, problem },
+            None => Error::Misfit {
+                path,
+                n_tensors: problems.len(),
+                problems: problems.lines(),
+            },
+        })
+    }
+
+    fn has_fp8(&self) -> bool {
+        let mut tensors = self.tensors.values();
+        tensors.any(|tensor| tensor.dtype == StoredType::F8E4M3)
+    }
+
+    /// The index that lies unread beside the single file.
+    fn other_index(&self) -> Option<PathBuf> {
+        let index = self.path.with_file_name(INDEX);
+        (self.path.ends_with(SINGLE) && index.exists()).then_some(index)
     }
 
     /// Whether the checkpoint brought the MTP layer that `config` speaks of. A checkpoint that fits
@@ -231,7 +276,7 @@ impl StoredType {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::BF16 => 16,
-            Self::F8E4M3 => 8,
+            Self::F8E4M3 | Self::F8E8M0 => 8,
             Self::Other(dtype) => dtype.bitsize(),
         }
     }
@@ -244,6 +289,7 @@ impl From<Dtype> for StoredType {
             Dtype::F16 => Self::F16,
             Dtype::BF16 => Self::BF16,
             Dtype::F8_E4M3 => Self::F8E4M3,
+            Dtype::F8_E8M0 => Self::F8E8M0,
             other => Self::Other(other),
         }
     }
@@ -257,6 +303,7 @@ impl std::fmt::Display for StoredType {
             Self::F16 => f.write_str("F16"),
             Self::BF16 => f.write_str("BF16"),
             Self::F8E4M3 => f.write_str("F8_E4M3"),
+            Self::F8E8M0 => f.write_str("F8_E8M0"),
             Self::Other(dtype) => dtype.fmt(f),
         }
     }
@@ -273,7 +320,7 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
         });
     }
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    let map = map(&file).map_err(|error| Error::io(path, error))?;
+    let map = mapped::Mapped::new(&file, path).map_err(|error| Error::io(path, error))?;
     read_tensors(path, Backing::Mapped(Arc::new(map)))
 }
 
@@ -301,16 +348,4 @@ fn read_tensors(path: &Path, file: Backing) -> Result<BTreeMap<String, StoredTen
         )
     });
     Ok(stored.collect())
-}
-
-#[allow(
-    unsafe_code,
-    reason = "mapping is the one way to hold weights without a copy. Should another process change \
-              or shorten the file meanwhile, weights would change while they are read, or reading \
-              them would end the process; nothing that is derived from the bytes could turn that \
-              into an access outside the map"
-)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: see the reason above; checkpoints are written once and then only read.
-    unsafe { Mmap::map(file) }
 }

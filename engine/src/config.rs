@@ -20,17 +20,15 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 pub(crate) use keys::Keys;
-pub use tensors::{Parameters, Part, TensorKind, TensorSpec};
+pub use tensors::{FP8_BLOCK, Parameters, Part, SCALES, TensorKind, TensorSpec};
 
 use crate::cache::{KeyFormat, LatentFormat};
+use crate::folder;
 use crate::source::Embedded;
 use crate::{Error, Result, text_file};
 
 /// A published config has some 2 kB; a larger file is something else.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-
-/// Side of the square of FP8 weights that share a scale, and channels of FP8 activations that do.
-pub const FP8_BLOCK: usize = 128;
 
 /// eps of `q_a_layernorm`, `kv_a_layernorm` and `k_norm`: fixed in the reference, whatever
 /// `rms_norm_eps` says.
@@ -114,7 +112,8 @@ pub struct Sizes {
     pub intermediate_size: usize,
     /// Main layers, the MTP layer not counted.
     pub num_hidden_layers: usize,
-    /// MTP layers after the main ones: 0 or 1.
+    /// MTP layers after the main ones that are used: 0, or 1 of however many there are. The first one
+    /// drafts the token after the next by itself.
     pub num_nextn_predict_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
@@ -148,6 +147,8 @@ pub struct Sizes {
     pub eos_token_ids: Vec<u32>,
     /// The FP8 storage that the config declares; what is stored is told by the tensors themselves.
     pub quantized: Option<Quantized>,
+    /// Another storage that the config declares. It matters only where tensors are stored so.
+    pub foreign_quantization: Option<ForeignQuantization>,
 }
 
 /// YaRN's stretching of rotary frequencies. Source: spec 3.3.
@@ -242,6 +243,15 @@ pub struct Quantized {
     pub power_of_two_scales: bool,
 }
 
+/// A `quantization_config` of a kind that this engine does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignQuantization {
+    /// Key, found and expected, in words.
+    pub says: String,
+    /// It is FP8 with other blocks, which the shapes of a small model's factors do not show.
+    pub has_other_blocks: bool,
+}
+
 impl Config {
     /// Reads `config.json` of a checkpoint folder.
     ///
@@ -249,7 +259,8 @@ impl Config {
     /// The file cannot be read or is not JSON, a key is missing or of the wrong type, a size is out
     /// of range, or the model is not one that this engine runs.
     pub fn open(folder: &Path) -> Result<Self> {
-        let object = read_object(&folder.join("config.json"))?;
+        let object = read_object(&folder.join("config.json"));
+        let object = object.map_err(|error| folder::explain(folder, error))?;
         Ok(Self(read::sizes(&object)?))
     }
 

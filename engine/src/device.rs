@@ -2,8 +2,12 @@
 //!
 //! A device is the CPU with our own bodies (`cpu`), a wgpu adapter, or Burn's CPU backend, which
 //! runs the portable bodies and is there to check the others (`portable`, `portable-f64`).
+//! An adapter is opened once and handed out again: Burn keeps what was opened as long as the program.
 //! What runs where is decided once, here, and shows in where the weights live
 //! once a model is loaded; no operation asks again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::DType;
 use burn::tensor::wgpu::WgpuSetup;
@@ -43,7 +47,7 @@ impl DeviceKind {
 }
 
 /// One line of the device list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeviceInfo {
     /// What [`Device::open`] takes: `cpu`, `portable`, or `vulkan:0` and so on.
     pub id: String,
@@ -88,7 +92,7 @@ pub(crate) const MAX_SLICE_BYTES: usize = 128 << 20;
 /// The devices of this machine: the CPU, each wgpu adapter, and the two references.
 pub fn list() -> Vec<DeviceInfo> {
     let mut found = vec![cpu_info()];
-    found.extend(adapters(&instance()).iter().map(|(info, _)| info.clone()));
+    found.extend(adapters(&instance()).into_iter().map(|found| found.info));
     found.extend(REFERENCES.iter().map(|(id, _)| reference_info(id)));
     found
 }
@@ -128,8 +132,75 @@ fn instance() -> wgpu::Instance {
     })
 }
 
+/// An adapter, and what it takes to choose one.
+struct Found<A = wgpu::Adapter> {
+    info: DeviceInfo,
+    /// Vendor and product, by which the adapters of one card are known under several APIs.
+    card: (u32, u32),
+    adapter: A,
+}
+
+/// Which of the APIs that show a card is taken, best first: the machine's own, then the one that every
+/// kernel was measured through.
+const APIS: &[&str] = &["metal", "vulkan", "dx12"];
+
+impl<A> Found<A> {
+    fn api_rank(&self) -> usize {
+        let api = APIS.iter().position(|api| *api == self.info.backend);
+        api.unwrap_or(APIS.len())
+    }
+}
+
+/// The best GPU, if there is any that is better than the CPU.
+fn best<A>(all: &[Found<A>]) -> Option<usize> {
+    let gpus = (0..all.len()).filter(|&i| all[i].info.kind < DeviceKind::Cpu);
+    gpus.min_by_key(|&i| (all[i].info.kind, all[i].api_rank()))
+}
+
+/// The adapter with this id, or the one whose name has this part. Of a card that several APIs show, it is
+/// that of the best API; the id in [`DeviceInfo`] says which.
+///
+/// # Errors
+/// None, or several cards, as a problem in words.
+fn choose<A>(all: &[Found<A>], wanted: &str) -> std::result::Result<usize, String> {
+    if let Some(exact) = all.iter().position(|found| found.info.id == wanted) {
+        return Ok(exact);
+    }
+    let is_named =
+        |info: &DeviceInfo| info.name.to_lowercase().contains(wanted) || info.backend == wanted;
+    let named: Vec<usize> = (0..all.len()).filter(|&i| is_named(&all[i].info)).collect();
+    let is_best = |&&i: &&usize| {
+        let same = named
+            .iter()
+            .filter(|&&other| all[other].card == all[i].card);
+        same.map(|&other| all[other].api_rank()).min() == Some(all[i].api_rank())
+    };
+    let cards: Vec<usize> = named.iter().filter(is_best).copied().collect();
+    let told = |i: &usize| format!("{} ({})", all[*i].info.id, all[*i].info.name);
+    match cards.as_slice() {
+        [one] => Ok(*one),
+        [] => {
+            let mut known = vec!["cpu".into()];
+            known.extend((0..all.len()).map(|i| told(&i)));
+            known.extend(REFERENCES.iter().map(|(id, _)| (*id).to_owned()));
+            Err(format!(
+                "found no such device, expected one of: {}",
+                known.join(", ")
+            ))
+        }
+        several => {
+            let ids: Vec<_> = several.iter().map(told).collect();
+            let n = ids.len();
+            Err(format!(
+                "found {n} devices, expected one: name it as {}",
+                ids.join(" or ")
+            ))
+        }
+    }
+}
+
 /// Every adapter of every wgpu backend, numbered within its backend.
-fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
+fn adapters(instance: &wgpu::Instance) -> Vec<Found> {
     let mut count = std::collections::BTreeMap::new();
     let all = pollster::block_on(instance.enumerate_adapters(BACKENDS));
     let mut found = Vec::new();
@@ -153,7 +224,11 @@ fn adapters(instance: &wgpu::Instance) -> Vec<(DeviceInfo, wgpu::Adapter)> {
             max_binding_bytes: Some(adapter.limits().max_storage_buffer_binding_size),
         };
         *number += 1;
-        found.push((info, adapter));
+        found.push(Found {
+            info,
+            card: (told.vendor, told.device),
+            adapter,
+        });
     }
     found
 }
@@ -176,14 +251,11 @@ impl Device {
     pub fn open(name: Option<&str>) -> Result<Self> {
         let Some(name) = name else {
             let instance = instance();
-            let best = adapters(&instance)
-                .into_iter()
-                .filter(|(info, _)| info.kind < DeviceKind::Cpu)
-                .min_by_key(|(info, _)| info.kind);
-            return best.map_or_else(
-                || Ok(Self::cpu()),
-                |(info, adapter)| open_adapter(instance, info, adapter, Kernels::asked()?),
-            );
+            let mut all = adapters(&instance);
+            return match best(&all) {
+                Some(index) => open_adapter(instance, all.swap_remove(index), Kernels::asked()?),
+                None => Ok(Self::cpu()),
+            };
         };
         let wanted = name.trim().to_lowercase();
         if wanted.is_empty() {
@@ -226,42 +298,12 @@ impl Device {
 
     fn open_named(name: &str, wanted: &str, kernels: Kernels) -> Result<Self> {
         let instance = instance();
-        let all = adapters(&instance);
-        let exact = all.iter().position(|(info, _)| info.id == wanted);
-        let by_name: Vec<usize> = (0..all.len())
-            .filter(|&i| {
-                all[i].0.name.to_lowercase().contains(wanted) || all[i].0.backend == wanted
-            })
-            .collect();
-        let index = match (exact, by_name.as_slice()) {
-            (Some(index), _) | (None, &[index]) => index,
-            (None, []) => {
-                let ids: Vec<_> = list()
-                    .into_iter()
-                    .map(|info| format!("{} ({})", info.id, info.name))
-                    .collect();
-                return Err(Error::Device {
-                    name: name.into(),
-                    problem: format!("found no such device, expected one of: {}", ids.join(", ")),
-                });
-            }
-            (None, several) => {
-                let ids: Vec<_> = several.iter().map(|&i| all[i].0.id.as_str()).collect();
-                return Err(Error::Device {
-                    name: name.into(),
-                    problem: format!(
-                        "found {} devices, expected one: name it as {}",
-                        ids.len(),
-                        ids.join(" or ")
-                    ),
-                });
-            }
-        };
-        let (info, adapter) = all
-            .into_iter()
-            .nth(index)
-            .expect("the index was found in this list");
-        open_adapter(instance, info, adapter, kernels)
+        let mut all = adapters(&instance);
+        let index = choose(&all, wanted).map_err(|problem| Error::Device {
+            name: name.into(),
+            problem,
+        })?;
+        open_adapter(instance, all.swap_remove(index), kernels)
     }
 
     /// Whether this is the CPU with our own bodies.
@@ -270,12 +312,8 @@ impl Device {
     }
 }
 
-fn open_adapter(
-    instance: wgpu::Instance,
-    info: DeviceInfo,
-    adapter: wgpu::Adapter,
-    kernels: Kernels,
-) -> Result<Device> {
+fn open_adapter(instance: wgpu::Instance, found: Found, kernels: Kernels) -> Result<Device> {
+    let Found { info, adapter, .. } = found;
     let limits = adapter.limits();
     let max_binding_bytes = limits
         .max_storage_buffer_binding_size
@@ -314,6 +352,53 @@ fn open_adapter(
             });
         }
     }
+    let device = opened(instance, &info, adapter)?;
+    let place = match kernels {
+        Kernels::Burn => Place::Burn {
+            device,
+            dtype: DType::F32,
+        },
+        Kernels::Ours { by_reference } => Place::Gpu {
+            gpu: Gpu::new(&device, tuning, max_binding_bytes, by_reference)?,
+        },
+    };
+    Ok(Device { info, place })
+}
+
+/// The adapters that were opened so far.
+static OPENED: Mutex<Vec<(DeviceInfo, burn::tensor::Device)>> = Mutex::new(Vec::new());
+
+/// The device of an adapter: the one opened before, unless it was lost since, as by a driver's reset.
+fn opened(
+    instance: wgpu::Instance,
+    info: &DeviceInfo,
+    adapter: wgpu::Adapter,
+) -> Result<burn::tensor::Device> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.retain(|(known, device)| known != info || is_alive(device));
+    if let Some((_, device)) = opened.iter().find(|(known, _)| known == info) {
+        return Ok(device.clone());
+    }
+    let device = open(instance, info, adapter)?;
+    opened.push((info.clone(), device.clone()));
+    Ok(device)
+}
+
+/// Gives back what the last model left in the device's pools of memory. A lost device fails at that, or
+/// at waiting for it, some by a panic.
+fn is_alive(device: &burn::tensor::Device) -> bool {
+    let cleaned = || {
+        device.memory_cleanup();
+        device.sync().is_ok()
+    };
+    catch_unwind(AssertUnwindSafe(cleaned)).unwrap_or(false)
+}
+
+fn open(
+    instance: wgpu::Instance,
+    info: &DeviceInfo,
+    adapter: wgpu::Adapter,
+) -> Result<burn::tensor::Device> {
     let failed = |problem: String| Error::Device {
         name: info.name.clone(),
         problem,
@@ -324,7 +409,7 @@ fn open_adapter(
         required_features: adapter.features()
             - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             - wgpu::Features::all_experimental_mask(),
-        required_limits: limits,
+        required_limits: adapter.limits(),
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -337,20 +422,10 @@ fn open_adapter(
         queue,
         backend,
     };
-    let device = burn::tensor::Device::wgpu_options()
+    burn::tensor::Device::wgpu_options()
         .setup(setup)
         .init()
-        .map_err(|error| failed(format!("could not be set up: {error}")))?;
-    let place = match kernels {
-        Kernels::Burn => Place::Burn {
-            device,
-            dtype: DType::F32,
-        },
-        Kernels::Ours { by_reference } => Place::Gpu {
-            gpu: Gpu::new(&device, tuning, max_binding_bytes, by_reference)?,
-        },
-    };
-    Ok(Device { info, place })
+        .map_err(|error| failed(format!("could not be set up: {error}")))
 }
 
 /// What computes on a wgpu adapter, to tell a wrong kernel from a wrong driver.
@@ -400,5 +475,126 @@ impl Kernels {
 
     fn asked() -> Result<Self> {
         Self::parse(&std::env::var(KERNELS_VARIABLE).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+mod tests {
+    use super::*;
+
+    /// Id, name, kind, card.
+    type Row = (&'static str, &'static str, DeviceKind, u32);
+
+    fn machine(rows: &[Row]) -> Vec<Found<()>> {
+        let found = |&(id, name, kind, card): &Row| Found {
+            info: DeviceInfo {
+                id: id.into(),
+                name: name.into(),
+                backend: id.split(':').next().unwrap().into(),
+                kind,
+                driver: String::new(),
+                max_binding_bytes: None,
+            },
+            card: (1, card),
+            adapter: (),
+        };
+        rows.iter().map(found).collect()
+    }
+
+    use DeviceKind::{DiscreteGpu, IntegratedGpu, SoftwareGpu};
+
+    /// A desktop with one card and one unit, each under two APIs, and the drivers on the CPU.
+    const WINDOWS: &[Row] = &[
+        ("dx12:0", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+        ("dx12:1", "AMD Radeon(TM) Graphics", IntegratedGpu, 8),
+        ("dx12:2", "Microsoft Basic Render Driver", SoftwareGpu, 9),
+        ("vulkan:0", "AMD Radeon(TM) Graphics", IntegratedGpu, 8),
+        ("vulkan:1", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+    ];
+    const TWINS: &[Row] = &[
+        ("vulkan:0", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+        ("vulkan:1", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+        ("dx12:0", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+        ("dx12:1", "NVIDIA GeForce RTX 4090", DiscreteGpu, 7),
+    ];
+    const MAC: &[Row] = &[
+        ("vulkan:0", "Apple M3", IntegratedGpu, 1),
+        ("metal:0", "Apple M3", IntegratedGpu, 2),
+    ];
+
+    #[test]
+    fn a_name_means_a_card_and_the_better_api_is_taken() {
+        for (rows, wanted, expected) in [
+            (WINDOWS, "4090", Ok("vulkan:1")),
+            (WINDOWS, "radeon", Ok("vulkan:0")),
+            (WINDOWS, "basic render", Ok("dx12:2")),
+            // An id, and an API that shows one card alone.
+            (WINDOWS, "dx12:0", Ok("dx12:0")),
+            (&WINDOWS[1..4], "vulkan", Ok("vulkan:0")),
+            (
+                WINDOWS,
+                "vulkan",
+                Err(
+                    "found 2 devices, expected one: name it as vulkan:0 (AMD Radeon(TM) Graphics) or vulkan:1",
+                ),
+            ),
+            (
+                WINDOWS,
+                "r",
+                Err("found 3 devices, expected one: name it as dx12:2"),
+            ),
+            (
+                WINDOWS,
+                "geforce rtx 5090",
+                Err(
+                    "found no such device, expected one of: cpu, dx12:0 (NVIDIA GeForce RTX 4090), dx12:1",
+                ),
+            ),
+            (
+                TWINS,
+                "4090",
+                Err(
+                    "name it as vulkan:0 (NVIDIA GeForce RTX 4090) or vulkan:1 (NVIDIA GeForce RTX 4090)",
+                ),
+            ),
+            // Two layers may number one card in two ways: then it takes an id.
+            (
+                MAC,
+                "m3",
+                Err("name it as vulkan:0 (Apple M3) or metal:0 (Apple M3)"),
+            ),
+            (
+                &[],
+                "4090",
+                Err("expected one of: cpu, portable, portable-f64"),
+            ),
+        ] {
+            let all = machine(rows);
+            let chosen = choose(&all, wanted).map(|index| all[index].info.id.as_str());
+            match (&chosen, expected) {
+                (Ok(id), Ok(expected)) => assert_eq!(*id, expected, "{wanted}"),
+                (Err(problem), Err(text)) => assert!(problem.contains(text), "{wanted}: {problem}"),
+                _ => panic!("{wanted}: {chosen:?}, expected {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_gpu_is_taken_through_the_better_api() {
+        for (rows, expected) in [
+            (WINDOWS, Some("vulkan:1")),
+            (TWINS, Some("vulkan:0")),
+            (MAC, Some("metal:0")),
+            (&WINDOWS[1..3], Some("dx12:1")),
+            (&WINDOWS[2..3], None),
+            (&[], None),
+        ] {
+            let all = machine(rows);
+            assert_eq!(
+                best(&all).map(|index| all[index].info.id.as_str()),
+                expected
+            );
+        }
     }
 }

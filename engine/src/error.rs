@@ -45,10 +45,14 @@ pub enum Error {
         problem: String,
     },
 
-    /// The tensors of a checkpoint do not fit its configuration; every misfit is listed.
-    #[error("checkpoint does not fit its config, {} problem(s):\n{}", .problems.len(), .problems.join("\n"))]
+    /// The tensors of a checkpoint do not fit its configuration.
+    #[error("{path} does not fit its config, {n_tensors} problem(s):\n{}", .problems.join("\n"))]
     Misfit {
-        /// One line a tensor: missing, surplus, wrong shape or wrong type.
+        /// The file with the tensors, or their index.
+        path: PathBuf,
+        /// Tensors that are missing, surplus, misshapen or of a wrong type.
+        n_tensors: usize,
+        /// One line for all that differ in nothing but numbers.
         problems: Vec<String>,
     },
 
@@ -163,6 +167,15 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// A tensor that was looked for in a checkpoint that fits.
+    pub(crate) fn missing(name: &str) -> Self {
+        Self::Misfit {
+            path: "checkpoint".into(),
+            n_tensors: 1,
+            problems: vec![format!("missing tensor {name:?}")],
+        }
+    }
+
     /// An I/O error with the path it happened at.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {

@@ -92,7 +92,8 @@ impl Source {
     fn generation_config(&self) -> Result<Map<String, Value>> {
         match self {
             Self::Folder(folder) => match folder.join(FILE) {
-                path if path.exists() => config::read_object(&path),
+                path if path.exists() => config::read_object(&path)
+                    .map_err(|error| crate::folder::explain(folder, error)),
                 _ => Ok(Map::new()),
             },
             Self::Embedded(files) => {

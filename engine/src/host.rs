@@ -34,8 +34,8 @@ pub use matrix::{Dtype, Matrix};
 pub use mha::attend_mha;
 pub(crate) use model::HostModel;
 pub use rows::{hadamard, layer_norm, rms_norm, rope};
-pub(crate) use weight::floats;
 pub use weight::{Weight, vector};
+pub(crate) use weight::{floats, scales};
 
 use crate::pass::WORKSPACE_BYTES;
 

@@ -25,6 +25,7 @@ pub mod definition;
 pub mod device;
 pub mod error;
 pub mod file;
+mod folder;
 pub mod generate;
 pub mod generation_config;
 pub mod gpu;

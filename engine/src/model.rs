@@ -35,6 +35,7 @@ pub struct Model {
     device: Device,
     body: Box<dyn Body>,
     eos_token_ids: Vec<u32>,
+    notes: Vec<String>,
 }
 
 /// Who computes: the seam. A trait and not an enum, since every method would match it; what one body
@@ -119,6 +120,11 @@ impl Model {
     /// Token ids that end a text, from `config.json` and `generation_config.json`.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// What its checkpoint holds and this model does not use, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether the checkpoint brought its MTP layer.

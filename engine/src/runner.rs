@@ -99,6 +99,8 @@ pub struct Loaded {
     pub has_mtp: bool,
     /// Token ids that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// What the checkpoint holds and the model does not use, a sentence each.
+    pub notes: Vec<String>,
     /// Sizes of the model: layers, context, indexer, experts.
     pub config: Config,
     /// Parameters, the MTP layer's left out.
@@ -357,6 +359,7 @@ impl Worker {
             has_tokenizer: tokenizer.is_some(),
             has_mtp: model.has_mtp(),
             eos_token_ids: model.eos_token_ids().to_vec(),
+            notes: model.notes().to_vec(),
             n_parameters: parameters.total,
             n_active_parameters: parameters.active,
             cache_bytes_per_token: config.cache_bytes_per_token(format.latent, format.keys),

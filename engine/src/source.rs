@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, folder};
+
+const TOKENIZER: &str = "tokenizer.json";
 
 /// The files of a checkpoint that is a part of the program, whole and as they would be in a folder.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,10 +86,17 @@ impl Source {
     /// See [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         match self {
-            Self::Folder(folder) => Tokenizer::open_in(folder),
+            Self::Folder(folder) => {
+                let opened = Tokenizer::open_in(folder);
+                let path = folder.join(TOKENIZER);
+                match (opened, folder::impostor(&path)) {
+                    (Err(_) | Ok(None), Some(problem)) => Err(Error::BadFile { path, problem }),
+                    (opened, _) => opened,
+                }
+            }
             Self::Embedded(files) => {
                 let tokenizer = Tokenizer::from_bytes(files.tokenizer);
-                let name = Embedded::name("tokenizer.json");
+                let name = Embedded::name(TOKENIZER);
                 tokenizer
                     .map(Some)
                     .map_err(|problem| Error::Tokenizer(format!("{}: {problem}", name.display())))
@@ -98,9 +107,22 @@ impl Source {
     /// Whether there is a tokenizer, good or bad.
     pub fn has_tokenizer(&self) -> bool {
         match self {
-            Self::Folder(folder) => folder.join("tokenizer.json").exists(),
+            Self::Folder(folder) => folder.join(TOKENIZER).exists(),
             Self::Embedded(_) => true,
         }
+    }
+
+    /// What to say where text is wanted and there is no tokenizer.
+    pub fn no_tokenizer(&self) -> String {
+        let Self::Folder(folder) = self else {
+            unreachable!("the model inside has its tokenizer");
+        };
+        let others = ["tiktoken.model", "tokenizer.model", "vocab.json"];
+        let other = others.into_iter().find(|name| folder.join(name).exists());
+        let but = other.map_or(String::new(), |name| {
+            format!(", but {name}, which is of another kind: take or make a tokenizer.json of it")
+        });
+        format!("{} holds no {TOKENIZER}{but}", folder.display())
     }
 
     /// Whether there are weights; a folder with a config alone is enough to plan with.

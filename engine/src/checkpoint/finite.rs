@@ -124,6 +124,7 @@ fn first_bad(bytes: &[u8], dtype: StoredType) -> Option<(usize, f32)> {
         }
         // No infinities in this type, and two codes for NaN.
         StoredType::F8E4M3 => find(bytes, |[code]| code & 0x7f == 0x7f, |_| f32::NAN),
+        StoredType::F8E8M0 => find(bytes, |[code]| code == 0xff, |_| f32::NAN),
         StoredType::Other(_) => None,
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
-use super::{StoredTensor, read_file};
-use crate::{Error, Result, text_file};
+use super::{Checkpoint, read_file};
+use crate::{Error, Result, folder, text_file};
 
 /// The index of DeepSeek-V3.2 has some 9 MB.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
@@ -14,8 +14,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// So many missing shards are named.
+const MAX_NAMED: usize = 3;
+
 /// Maps every shard that the index names.
-pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, StoredTensor>> {
+pub(super) fn open(folder: &Path, path: &Path) -> Result<Checkpoint> {
     let bad = |problem: String| Error::BadFile {
         path: path.into(),
         problem,
@@ -39,11 +42,18 @@ pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, Stored
         .map(|shard| format!("{shard:?}"))
         .collect();
     if !missing.is_empty() {
+        let named = &missing[..missing.len().min(MAX_NAMED)];
+        let more = if missing.len() > MAX_NAMED {
+            ", …"
+        } else {
+            ""
+        };
+        let why = folder::unfinished(folder).map_or(String::new(), |why| format!("; {why}"));
         return Err(bad(format!(
-            "names {} shards, of which {} are not there: {}",
+            "names {} shards, of which {} are not there: {}{more}{why}",
             shards.len(),
             missing.len(),
-            missing.join(", ")
+            named.join(", ")
         )));
     }
 
@@ -68,7 +78,7 @@ pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, Stored
             "says that tensor {name:?} is in {shard:?}, where it is not"
         )));
     }
-    Ok(tensors)
+    Checkpoint::of(tensors, path.into())
 }
 
 /// Whether a shard's path names something below the folder of its index, on every system.

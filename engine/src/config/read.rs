@@ -1,10 +1,12 @@
 //! From the keys of `config.json` to checked [`Sizes`].
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::defaults::Defaults;
-use super::keys::{Keys, MAX_SIZE};
-use super::{Architecture, Config, Quantized, Sizes, indexer, moe, rope};
+use super::keys::{self, Keys, MAX_SIZE};
+use super::{
+    Architecture, Config, FP8_BLOCK, ForeignQuantization, Quantized, Sizes, indexer, moe, rope,
+};
 use crate::Result;
 
 /// Every `model_type` that is known.
@@ -32,10 +34,8 @@ pub(super) fn sizes(object: &Map<String, Value>) -> Result<Sizes> {
     if num_hidden_layers > MAX_TENSORS {
         return Err(keys.unexpected("num_hidden_layers", &format!("at most {MAX_TENSORS}")));
     }
-    let num_nextn_predict_layers = keys.count("num_nextn_predict_layers")?.unwrap_or(0);
-    if num_nextn_predict_layers > 1 {
-        return Err(keys.unexpected("num_nextn_predict_layers", "0 or 1"));
-    }
+    let n_mtp = keys.count("num_nextn_predict_layers")?.unwrap_or(0);
+    let num_nextn_predict_layers = n_mtp.min(1);
     let qk_rope_head_dim = keys.required_size("qk_rope_head_dim")?;
     if !qk_rope_head_dim.is_multiple_of(2) {
         let expected = "an even number: channels are rotated in pairs";
@@ -54,6 +54,7 @@ pub(super) fn sizes(object: &Map<String, Value>) -> Result<Sizes> {
     if bos_token_ids.len() > 1 {
         return Err(keys.unexpected("bos_token_id", "one token id"));
     }
+    let (quantized, foreign_quantization) = quantization(keys)?;
     let sizes = Sizes {
         architecture,
         vocab_size,
@@ -77,7 +78,8 @@ pub(super) fn sizes(object: &Map<String, Value>) -> Result<Sizes> {
         tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
         bos_token_id: bos_token_ids.pop(),
         eos_token_ids: keys.token_ids("eos_token_id", vocab_size)?,
-        quantized: quantized(keys)?,
+        quantized,
+        foreign_quantization,
     };
     indexer::check(keys, &sizes)?;
     check_products(keys, &sizes)?;
@@ -89,7 +91,12 @@ fn architecture(keys: &Keys) -> Result<Architecture> {
     let known = MODEL_TYPES.iter().find(|(name, _)| Some(*name) == found);
     known.map(|(_, architecture)| *architecture).ok_or_else(|| {
         let names: Vec<_> = MODEL_TYPES.iter().map(|(name, _)| *name).collect();
-        keys.unexpected("model_type", &format!("one of {}", names.join(", ")))
+        let mut expected = format!("one of {}", names.join(", "));
+        if keys.mentions("n_layers") && keys.mentions("dim") {
+            expected +=
+                ": this is a config of DeepSeek's inference code, take the one on Hugging Face";
+        }
+        keys.unexpected("model_type", &expected)
     })
 }
 
@@ -106,32 +113,49 @@ fn refuse_what_is_not_done(keys: &Keys) -> Result<()> {
     }
 }
 
-fn quantized(keys: &Keys) -> Result<Option<Quantized>> {
-    let Some(keys) = keys.object("quantization_config")? else {
-        return Ok(None);
+/// What the config says of storage: FP8 in blocks of 128, something else, or nothing.
+fn quantization(keys: &Keys) -> Result<(Option<Quantized>, Option<ForeignQuantization>)> {
+    let Some(keys) = keys
+        .object("quantization_config")?
+        .filter(|keys| !keys.is_empty())
+    else {
+        return Ok((None, None));
     };
-    if keys.text("quant_method")? != Some("fp8") {
-        return Err(keys.unexpected("quant_method", "\"fp8\" or no quantization_config"));
+    let says = |key: &str| keys.get(key).and_then(Value::as_str);
+    let block = keys.get("weight_block_size");
+    let has_other_blocks = block.is_some_and(|sides| *sides != json!([FP8_BLOCK, FP8_BLOCK]));
+    let foreign = [
+        (
+            "quant_method",
+            says("quant_method") != Some("fp8"),
+            "\"fp8\"",
+        ),
+        (
+            "fmt",
+            !matches!(says("fmt"), None | Some("e4m3")),
+            "\"e4m3\"",
+        ),
+        (
+            "weight_block_size",
+            block.is_none() || has_other_blocks,
+            "[128, 128]",
+        ),
+    ];
+    if let Some((key, _, expected)) = foreign.into_iter().find(|(_, is_foreign, _)| *is_foreign) {
+        let found = keys.get(key).map_or("missing".into(), keys::shown);
+        let foreign = ForeignQuantization {
+            says: format!("{key} is {found}, expected {expected}"),
+            has_other_blocks,
+        };
+        return Ok((None, Some(foreign)));
     }
-    if !matches!(keys.text("fmt")?, None | Some("e4m3")) {
-        return Err(keys.unexpected("fmt", "\"e4m3\""));
-    }
-    let block = keys.get("weight_block_size").and_then(Value::as_array);
-    let block = block.map(|sides| sides.iter().map(Value::as_u64).collect::<Vec<_>>());
-    if block.is_none_or(|sides| sides != [Some(128), Some(128)]) {
-        return Err(keys.unexpected("weight_block_size", "[128, 128]"));
-    }
-    if !matches!(keys.text("activation_scheme")?, None | Some("dynamic")) {
-        return Err(keys.unexpected("activation_scheme", "\"dynamic\""));
-    }
-    let power_of_two_scales = match keys.text("scale_fmt")? {
-        None | Some("float") => false,
-        Some("ue8m0") => true,
-        Some(_) => return Err(keys.unexpected("scale_fmt", "\"ue8m0\" or none")),
-    };
-    Ok(Some(Quantized {
-        power_of_two_scales,
-    }))
+    let power_of_two_scales = says("scale_fmt") == Some("ue8m0");
+    Ok((
+        Some(Quantized {
+            power_of_two_scales,
+        }),
+        None,
+    ))
 }
 
 /// Makes sure that neither the table of tensors nor anything sized by it can overflow.

@@ -1,9 +1,15 @@
 //! The one table of every tensor of a checkpoint, and the count of parameters that follows from it.
 //!
 //! The fit check, the parameter count and the inspector walk it. FP8 scales are not in it: they
-//! belong to whichever matrix is stored as FP8, which is for the fit check to say.
+//! belong to whichever matrix is stored as FP8, which is for the fit check to say. Names that other
+//! programs give the same tensors are brought to these when a checkpoint is opened.
 
 use super::{Config, Sizes};
+
+pub use shaders::weights::FP8_BLOCK;
+
+/// Ending of the name of a matrix's FP8 factors.
+pub const SCALES: &str = "_scale_inv";
 
 /// Which part of the model a tensor belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

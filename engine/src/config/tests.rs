@@ -713,11 +713,6 @@ fn what_cannot_be_run_is_refused_by_name() {
             "1844674",
         ),
         (
-            json!({"num_nextn_predict_layers": 2}),
-            "num_nextn_predict_layers",
-            "0 or 1",
-        ),
-        (
             json!({"num_nextn_predict_layers": [1]}),
             "num_nextn_predict_layers",
             "[1]",
@@ -871,39 +866,9 @@ fn what_cannot_be_run_is_refused_by_name() {
         (json!({"eos_token_id": [1, "x"]}), "eos_token_id", "\"x\""),
         (json!({"eos_token_id": {"id": 1}}), "eos_token_id", "id"),
         (
-            json!({"quantization_config": {"quant_method": "awq"}}),
-            "quantization_config.quant_method",
-            "awq",
-        ),
-        (
-            json!({"quantization_config": {}}),
-            "quantization_config.quant_method",
-            "missing",
-        ),
-        (
             json!({"quantization_config": "fp8"}),
             "quantization_config",
             "an object",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "fp8"}}),
-            "quantization_config.weight_block_size",
-            "missing",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 64]}}),
-            "quantization_config.weight_block_size",
-            "[128,64]",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]}}),
-            "quantization_config.fmt",
-            "e5m2",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": [128, 128]}}),
-            "quantization_config.activation_scheme",
-            "static",
         ),
     ];
     for (changes, key, text) in cases {
@@ -918,6 +883,80 @@ fn what_cannot_be_run_is_refused_by_name() {
             }
             other => panic!("{changes}: {:?}", other.map(|_| "accepted")),
         }
+    }
+}
+
+/// Stored tensors decide whether it matters.
+#[test]
+fn another_quantization_is_noted() {
+    let block = [128, 128];
+    for (quantization, says, has_other_blocks) in [
+        (json!({}), None, false),
+        (json!(null), None, false),
+        (
+            json!({"quant_method": "awq"}),
+            Some("quant_method is \"awq\", expected \"fp8\""),
+            false,
+        ),
+        (
+            json!({"bits": 4}),
+            Some("quant_method is missing, expected \"fp8\""),
+            false,
+        ),
+        (
+            json!({"quant_method": 8}),
+            Some("quant_method is 8, expected \"fp8\""),
+            false,
+        ),
+        (
+            json!({"quant_method": "fp8"}),
+            Some("weight_block_size is missing, expected [128, 128]"),
+            false,
+        ),
+        (
+            json!({"quant_method": "fp8", "weight_block_size": [128, 64]}),
+            Some("weight_block_size is [128,64], expected [128, 128]"),
+            true,
+        ),
+        (
+            json!({"quant_method": "x", "weight_block_size": 128}),
+            Some("quant_method is \"x\", expected \"fp8\""),
+            true,
+        ),
+        (
+            json!({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": block}),
+            Some("fmt is \"e5m2\", expected \"e4m3\""),
+            false,
+        ),
+    ] {
+        let config = with(v32_json(), json!({"quantization_config": quantization}));
+        let config = read(&config).unwrap();
+        let foreign = config.foreign_quantization.as_ref();
+        assert_eq!(foreign.map(|foreign| foreign.says.as_str()), says);
+        assert_eq!(
+            foreign.is_some_and(|foreign| foreign.has_other_blocks),
+            has_other_blocks
+        );
+        assert_eq!(config.quantized, None);
+    }
+    let static_activations =
+        json!({"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": block});
+    let config = with(
+        v32_json(),
+        json!({"quantization_config": static_activations}),
+    );
+    let config = read(&config).unwrap();
+    assert_eq!(
+        (config.quantized.is_some(), &config.foreign_quantization),
+        (true, &None)
+    );
+}
+
+#[test]
+fn of_several_mtp_layers_the_first_is_used() {
+    for (n, used) in [(0, 0), (1, 1), (2, 1), (3, 1)] {
+        let config = read(&with(v3_json(), json!({"num_nextn_predict_layers": n}))).unwrap();
+        assert_eq!(config.num_nextn_predict_layers, used);
     }
 }
 
@@ -1081,9 +1120,8 @@ fn a_config_of_another_system_is_read() {
 fn files_that_are_no_config_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
-    assert!(
-        matches!(Config::open(folder.path()), Err(Error::Io { path: found, .. }) if found == path)
-    );
+    let error = Config::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("holds no config.json"), "{error}");
     for (bytes, part) in [
         (vec![b'['; 10 << 20], "10485760 bytes"),
         (vec![0xff; 1 << 20], "is not UTF-8 at byte 0"),

@@ -11,8 +11,7 @@ use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// Rows and columns that share an FP8 scale.
-pub(super) const BLOCK: usize = 128;
+pub(super) use crate::config::FP8_BLOCK as BLOCK;
 
 /// Where weights come from.
 pub(crate) enum WeightSource<'a> {
@@ -39,7 +38,7 @@ impl Shapes {
     }
 
     fn get(&self, name: &str) -> Result<&[usize]> {
-        let shape = self.shapes.get(name).ok_or_else(|| missing(name))?;
+        let shape = self.shapes.get(name).ok_or_else(|| Error::missing(name))?;
         Ok(shape)
     }
 
@@ -79,7 +78,7 @@ impl WeightSource<'_> {
     pub(crate) fn matrix(&self, name: &str) -> Result<Part> {
         match self {
             Self::Checkpoint(checkpoint) => {
-                let tensor = find(checkpoint, name)?;
+                let tensor = checkpoint.need(name)?.clone();
                 let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
                 if cols % 4 != 0 {
                     return Err(Error::Setting {
@@ -88,13 +87,7 @@ impl WeightSource<'_> {
                         expected: "a multiple of 4 on a GPU".into(),
                     });
                 }
-                let scales = match tensor.dtype {
-                    StoredType::F8E4M3 => Some(crate::host::floats(&find(
-                        checkpoint,
-                        &format!("{name}_scale_inv"),
-                    )?)),
-                    _ => None,
-                };
+                let scales = crate::host::scales(checkpoint, name, &tensor)?;
                 Ok(Part {
                     dtype: tensor.dtype,
                     rows,
@@ -117,7 +110,7 @@ impl WeightSource<'_> {
     /// The vector `name` as `f32`; zeros when counting.
     pub(crate) fn vector(&self, name: &str) -> Result<Vec<f32>> {
         match self {
-            Self::Checkpoint(checkpoint) => Ok(crate::host::floats(&find(checkpoint, name)?)),
+            Self::Checkpoint(checkpoint) => Ok(crate::host::floats(checkpoint.need(name)?)),
             Self::Shapes(shapes) => Ok(vec![0.0; shapes.get(name)?[0]]),
         }
     }
@@ -128,16 +121,6 @@ impl WeightSource<'_> {
             Self::Checkpoint(checkpoint) => checkpoint.get(name).is_some(),
             Self::Shapes(shapes) => shapes.shapes.contains_key(name),
         }
-    }
-}
-
-fn find(checkpoint: &Checkpoint, name: &str) -> Result<StoredTensor> {
-    checkpoint.get(name).cloned().ok_or_else(|| missing(name))
-}
-
-fn missing(name: &str) -> Error {
-    Error::Misfit {
-        problems: vec![format!("missing tensor {name:?}")],
     }
 }
 

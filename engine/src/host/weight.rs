@@ -2,8 +2,9 @@
 //! used. Reading files and checking shapes is the business of [`crate::checkpoint`].
 
 use super::matrix::{Dtype, Matrix};
+use crate::Result;
 use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
-use crate::{Error, Result};
+use crate::config::SCALES;
 
 /// A matrix `[rows, cols]`, used as `y = W x`.
 #[derive(Clone, Debug)]
@@ -24,11 +25,8 @@ impl Weight {
     /// # Errors
     /// The checkpoint has no such matrix.
     pub fn load(checkpoint: &Checkpoint, name: &str) -> Result<Self> {
-        let tensor = find(checkpoint, name)?;
-        let scales = match tensor.dtype {
-            StoredType::F8E4M3 => Some(floats(&find(checkpoint, &format!("{name}_scale_inv"))?)),
-            _ => None,
-        };
+        let tensor = checkpoint.need(name)?.clone();
+        let scales = scales(checkpoint, name, &tensor)?;
         Ok(Self {
             rows: tensor.shape[0],
             cols: tensor.shape[1],
@@ -75,13 +73,18 @@ impl Weight {
 /// # Errors
 /// The checkpoint has no such vector.
 pub fn vector(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
-    Ok(floats(&find(checkpoint, name)?))
+    Ok(floats(checkpoint.need(name)?))
 }
 
-fn find(checkpoint: &Checkpoint, name: &str) -> Result<StoredTensor> {
-    checkpoint.get(name).cloned().ok_or_else(|| Error::Misfit {
-        problems: vec![format!("missing tensor {name:?}")],
-    })
+/// The factors of a matrix that is stored as FP8, one for each block.
+pub(crate) fn scales(
+    checkpoint: &Checkpoint,
+    name: &str,
+    matrix: &StoredTensor,
+) -> Result<Option<Vec<f32>>> {
+    let is_fp8 = matrix.dtype == StoredType::F8E4M3;
+    let scales = is_fp8.then(|| checkpoint.need(&format!("{name}{SCALES}")));
+    Ok(scales.transpose()?.map(floats))
 }
 
 /// Every element of a small stored tensor as `f32`.
@@ -99,6 +102,11 @@ pub(crate) fn floats(tensor: &StoredTensor) -> Vec<f32> {
         StoredType::BF16 => bytes
             .chunks_exact(2)
             .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        // 2^(code - 127), of which the exponent field of `f32` holds all but the lowest.
+        StoredType::F8E8M0 => bytes
+            .iter()
+            .map(|&code| f32::from_bits((u32::from(code) << 23).max(1 << 22)))
             .collect(),
         other => unreachable!("the fit check refuses vectors of type {other:?}"),
     }

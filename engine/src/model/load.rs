@@ -81,14 +81,7 @@ impl Model {
         let config = source.config()?;
         let checkpoint = source.checkpoint()?;
         let eos_token_ids = source.eos_token_ids(&config)?;
-        Self::from_checkpoint(
-            config,
-            &checkpoint,
-            eos_token_ids,
-            device,
-            options,
-            progress,
-        )
+        Self::from_checkpoint(config, checkpoint, eos_token_ids, device, options, progress)
     }
 
     /// Loads without looking at progress.
@@ -104,13 +97,13 @@ impl Model {
 
     fn from_checkpoint(
         config: Config,
-        checkpoint: &Checkpoint,
+        mut checkpoint: Checkpoint,
         eos_token_ids: Vec<u32>,
         device: &Device,
         options: LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Option<Self>> {
-        checkpoint.fit(&config)?;
+        let notes = checkpoint.fit(&config)?;
         if options.check_values {
             let done = checkpoint.check_finite(&mut |at| progress(LoadProgress::Checking(at)))?;
             if !done {
@@ -129,7 +122,7 @@ impl Model {
         };
         let body: Option<Box<dyn Body>> = match &device.place {
             Place::Gpu { gpu } => {
-                let source = WeightSource::Checkpoint(checkpoint);
+                let source = WeightSource::Checkpoint(&checkpoint);
                 boxed(GpuModel::load(
                     gpu.clone(),
                     &source,
@@ -138,12 +131,17 @@ impl Model {
                     &mut place,
                 )?)
             }
-            Place::Host => boxed(HostModel::load(checkpoint, &config, with_mtp, &mut place)?),
+            Place::Host => boxed(HostModel::load(&checkpoint, &config, with_mtp, &mut place)?),
             Place::Burn { device: on, dtype } => {
                 let most = device.info.max_binding_bytes.unwrap_or(u64::MAX) as usize;
                 let kind = (on, *dtype);
                 boxed(PortableModel::load(
-                    checkpoint, &config, with_mtp, kind, most, &mut place,
+                    &checkpoint,
+                    &config,
+                    with_mtp,
+                    kind,
+                    most,
+                    &mut place,
                 )?)
             }
         };
@@ -154,6 +152,7 @@ impl Model {
             body,
             device: device.clone(),
             eos_token_ids,
+            notes,
             config,
         };
         if progress(LoadProgress::Placing {

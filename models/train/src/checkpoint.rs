@@ -143,7 +143,7 @@ pub fn save(
 /// # Errors
 /// The checkpoint is damaged, or does not fit `config`, MTP layer included.
 pub fn weights(folder: &Path, config: &Config, device: &Device, dtype: DType) -> Result<Net> {
-    let checkpoint = engine::Checkpoint::open(folder)?;
+    let mut checkpoint = engine::Checkpoint::open(folder)?;
     checkpoint.fit(config)?;
     checkpoint.check_finite(&mut |_| ControlFlow::Continue(()))?;
     Net::from_values(config, device, dtype, |name, kind, _| {

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use engine::config::TensorKind;
+use engine::config::{FP8_BLOCK as BLOCK, SCALES, TensorKind};
 use engine::file::{self, Kind, Output, write_whole};
 use engine::host::fp8;
 use half::bf16;
@@ -42,9 +42,6 @@ const KEPT_BF16: &[&str] = &[
     "indexer.weights_proj.weight",
     "eh_proj.weight",
 ];
-
-/// Side of the square of FP8 weights that share a scale.
-const BLOCK: usize = 128;
 
 /// One stored tensor.
 struct Stored {
@@ -154,7 +151,7 @@ fn matrix(name: &str, values: &[f32], shape: [usize; 2], store: Store) -> Vec<St
             vec![
                 stored(name.into(), Dtype::F8_E4M3, shape, codes),
                 stored(
-                    format!("{name}_scale_inv"),
+                    format!("{name}{SCALES}"),
                     Dtype::F32,
                     blocks,
                     f32_bytes(&scales),

@@ -94,14 +94,14 @@ impl ModelCard {
     /// config are no error: the card says so.
     pub fn read(source: &Source) -> Result<Self> {
         let config = source.config()?;
-        let weights = if source.has_weights() {
+        let mut weights = if source.has_weights() {
             Some(source.checkpoint()?)
         } else {
             None
         };
         let parameters = config.parameters();
         let misfit = weights
-            .as_ref()
+            .as_mut()
             .and_then(|weights| weights.fit(&config).err());
         Ok(Self {
             name: name(source),
