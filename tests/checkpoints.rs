@@ -631,7 +631,7 @@ fn a_config_of_another_model_makes_a_short_list() {
         ("v32-bf16", json!({"n_routed_experts": 256, "n_group": 8})),
         ("v3-mtp", json!({"q_lora_rank": null})),
         ("v32-fp8", json!({"kv_lora_rank": 512, "vocab_size": 99})),
-        ("glm-dsa", json!({"model_type": "deepseek_v2"})),
+        ("glm-dsa", json!({"moe_intermediate_size": 48})),
     ] {
         let folder = copy_of(name);
         configure(folder.path(), changes.clone());

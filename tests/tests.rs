@@ -10,6 +10,7 @@ mod chat;
 mod checkpoints;
 mod completions;
 mod counts;
+mod devices;
 mod docs;
 mod embedded;
 mod file;

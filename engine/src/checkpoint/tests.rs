@@ -510,12 +510,13 @@ fn a_checkpoint_that_fits_may_lack_the_copies_or_the_whole_mtp_layer() {
         });
     });
     let missing = problems(&part, &config);
+    let (rest, told) = missing.split_last().unwrap();
+    assert!(rest.contains("more kinds"), "{rest}");
     assert!(
-        missing
-            .iter()
+        told.iter()
             .all(|line| line.contains("missing tensor \"model.layers.2."))
     );
-    assert!(missing.iter().any(|line| line.contains("enorm")) && missing.len() > 10);
+    assert!(told.iter().any(|line| line.contains("enorm")));
 
     let without = TINY.replace(
         "\"num_nextn_predict_layers\": 1",
