@@ -625,13 +625,31 @@ fn what_cannot_be_loaded_is_told_in_one_sentence() {
 
 #[test]
 fn a_config_of_another_model_makes_a_short_list() {
-    for (name, changes) in [
-        ("v32-bf16", json!({"hidden_size": 128})),
-        ("v32-bf16", json!({"num_hidden_layers": 60})),
-        ("v32-bf16", json!({"n_routed_experts": 256, "n_group": 8})),
-        ("v3-mtp", json!({"q_lora_rank": null})),
-        ("v32-fp8", json!({"kv_lora_rank": 512, "vocab_size": 99})),
-        ("glm-dsa", json!({"moe_intermediate_size": 48})),
+    let list = "does not fit its config";
+    for (name, changes, text) in [
+        (
+            "v32-bf16",
+            json!({"hidden_size": 128}),
+            "is [128, 128]: config.json is another model's",
+        ),
+        (
+            "v32-bf16",
+            json!({"num_hidden_layers": 60}),
+            "nothing of layer 4",
+        ),
+        (
+            "v32-bf16",
+            json!({"n_routed_experts": 256, "n_group": 8}),
+            list,
+        ),
+        ("v3-mtp", json!({"q_lora_rank": null}), list),
+        (
+            "v32-fp8",
+            json!({"kv_lora_rank": 512, "vocab_size": 99}),
+            "is [99, 128]: config.json",
+        ),
+        ("v32-bf16", json!({"vocab_size": 99}), list),
+        ("glm-dsa", json!({"moe_intermediate_size": 48}), list),
     ] {
         let folder = copy_of(name);
         configure(folder.path(), changes.clone());
@@ -641,7 +659,7 @@ fn a_config_of_another_model_makes_a_short_list() {
             told.starts_with(&folder.path().join(WEIGHTS).display().to_string()),
             "{told}"
         );
-        assert!(told.contains("does not fit its config"), "{told}");
+        assert!(told.contains(text), "{changes}: {told}");
     }
 }
 

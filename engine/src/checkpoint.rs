@@ -201,7 +201,7 @@ impl Checkpoint {
             return Ok(notes);
         }
         let path = self.path.clone();
-        Err(match cause::of(self, config) {
+        Err(match cause::of(self, config, problems.len()) {
             Some(problem) => Error::BadFile { path, problem },
             None => Error::Misfit {
                 path,

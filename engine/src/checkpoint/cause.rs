@@ -1,6 +1,8 @@
 //! One sentence where all misfits of a checkpoint have one cause that its names give away: another
 //! packer, or another program's names. It follows the name of the file.
 
+use std::path::Path;
+
 use super::{Checkpoint, SINGLE, fit, shards};
 use crate::config::{Config, FP8_BLOCK};
 
@@ -33,8 +35,11 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("embed_tokens.weight", "a decoder saved without its head"),
 ];
 
-/// The cause of `problems`, if it is one that is known.
-pub(super) fn of(checkpoint: &Checkpoint, config: &Config) -> Option<String> {
+/// More misfits than a checkpoint has that is right but for some tensors.
+const MANY: usize = 20;
+
+/// The cause of all `n_problems`, if it is one that is known.
+pub(super) fn of(checkpoint: &Checkpoint, config: &Config, n_problems: usize) -> Option<String> {
     let says = config.foreign_quantization.as_ref();
     let says = says.map_or(String::new(), |foreign| {
         format!("; quantization_config.{}", foreign.says)
@@ -84,15 +89,39 @@ pub(super) fn of(checkpoint: &Checkpoint, config: &Config) -> Option<String> {
             "holds FP8 weights that cannot be used, {usable}{says}"
         ));
     }
-    // transformers, too, reads the single file where there are both.
-    let index = checkpoint.other_index()?;
-    let mut newer = shards::open(index.parent()?, &index).ok()?;
-    let notes = fit::pass_over(&mut newer, config);
-    (notes.is_ok() && fit::problems(&newer, config).len() == 0).then(|| {
-        format!(
-            "does not fit config.json, but what {} beside it names does: \
-             {SINGLE} is older, move it away",
+    if let Some(index) = checkpoint.other_index().filter(|index| fits(index, config)) {
+        return Some(format!(
+            "does not fit config.json, but what {} beside it names does: {SINGLE} is older, move it away",
             index.display()
+        ));
+    }
+    let lacks_layer = |layer: &usize| {
+        let prefix = format!("model.layers.{layer}.");
+        !names().any(|name| name.starts_with(&prefix))
+    };
+    let n = config.num_hidden_layers;
+    if let Some(layer) = (0..n).find(lacks_layer).filter(|&layer| layer > 0) {
+        return Some(format!(
+            "holds nothing of layer {layer}, but num_hidden_layers is {n}: config.json is another model's, \
+             or files are missing"
+        ));
+    }
+    let (found, expected) = (
+        &checkpoint.get(table)?.shape,
+        [config.vocab_size, config.hidden_size],
+    );
+    (n_problems > MANY && *found != expected).then(|| {
+        format!(
+            "has {table:?} with shape {found:?}, but [vocab_size, hidden_size] is {expected:?}: config.json \
+             is another model's"
         )
+    })
+}
+
+/// Whether what the index names fits. transformers, too, reads the single file where there are both.
+fn fits(index: &Path, config: &Config) -> bool {
+    let folder = index.parent().unwrap_or(index);
+    shards::open(folder, index).is_ok_and(|mut newer| {
+        fit::pass_over(&mut newer, config).is_ok() && fit::problems(&newer, config).len() == 0
     })
 }
