@@ -646,7 +646,7 @@ fn a_config_of_another_model_makes_a_short_list() {
         (
             "v32-fp8",
             json!({"kv_lora_rank": 512, "vocab_size": 99}),
-            "is [99, 128]: config.json",
+            list,
         ),
         ("v32-bf16", json!({"vocab_size": 99}), list),
         ("glm-dsa", json!({"moe_intermediate_size": 48}), list),
@@ -661,6 +661,21 @@ fn a_config_of_another_model_makes_a_short_list() {
         );
         assert!(told.contains(text), "{changes}: {told}");
     }
+}
+
+#[test]
+fn an_index_that_is_not_read_is_named() {
+    let folder = copy_of("v32-bf16");
+    let map = json!({"weight_map": {"a": "a.safetensors"}}).to_string();
+    write(folder.path(), INDEX, map);
+    // Both lie there, and the one that is read fits.
+    assert_eq!(logits(folder.path()), logits(&fixture("v32-bf16")));
+    configure(folder.path(), json!({"vocab_size": 99}));
+    let told = error("two", folder.path()).to_string();
+    let index = folder.path().join(INDEX);
+    assert!(told.contains(WEIGHTS), "{told}");
+    let unread = format!("{}, which lies beside it, is not read", index.display());
+    assert!(told.contains(&unread), "{told}");
 }
 
 /// The pointer that Git leaves where LFS is not installed.

@@ -200,13 +200,20 @@ impl Checkpoint {
         if problems.len() == 0 && !(other_blocks && self.has_fp8()) {
             return Ok(notes);
         }
+        let mut lines = problems.lines();
+        if let Some(index) = self.other_index() {
+            lines.push(format!(
+                "{}, which lies beside it, is not read",
+                index.display()
+            ));
+        }
         let path = self.path.clone();
         Err(match cause::of(self, config, problems.len()) {
             Some(problem) => Error::BadFile { path, problem },
             None => Error::Misfit {
                 path,
                 n_tensors: problems.len(),
-                problems: problems.lines(),
+                problems: lines,
             },
         })
     }

@@ -27,6 +27,8 @@ impl Mapped {
     /// Maps `file`, which lies at `path`.
     pub(super) fn new(file: &File, path: &Path) -> std::io::Result<Self> {
         let map = map(file)?;
+        #[cfg(not(unix))]
+        let _ = path;
         Ok(Self {
             #[cfg(unix)]
             entry: guard::watch(map.as_ptr_range(), path),
