@@ -101,6 +101,6 @@ pub fn model(arguments: &ModelArgs) -> anyhow::Result<Option<Arc<Model>>> {
 /// What of a checkpoint is not used.
 pub fn tell(notes: &[String]) {
     for note in notes {
-        terminal::note(format_args!("note: {}", terminal::notable(note)));
+        terminal::note(format_args!("note: {note}"));
     }
 }
