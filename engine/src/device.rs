@@ -202,7 +202,7 @@ fn choose<A>(all: &[Found<A>], wanted: &str) -> std::result::Result<usize, Strin
 /// Every adapter of every wgpu backend, numbered within its backend.
 fn adapters(instance: &wgpu::Instance) -> Vec<Found> {
     let mut count = std::collections::BTreeMap::new();
-    let all = pollster::block_on(instance.enumerate_adapters(BACKENDS));
+    let all = crate::wait::block_on(instance.enumerate_adapters(BACKENDS));
     let mut found = Vec::new();
     for adapter in all {
         let told = adapter.get_info();
@@ -412,7 +412,7 @@ fn open(
         required_limits: adapter.limits(),
         ..Default::default()
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+    let (device, queue) = crate::wait::block_on(adapter.request_device(&descriptor))
         .map_err(|error| failed(format!("could not be opened: {error}")))?;
     let backend = adapter.get_info().backend;
     let setup = WgpuSetup {

@@ -15,7 +15,8 @@
 //! where to compute. Three bodies compute the same: [`definition`] on Burn tensors, [`host`] on the CPU,
 //! [`gpu`] through WGSL kernels; [`model`] is the seam between them, [`pass`] what they share.
 //! [`session`] is one timeline, [`generate`] the loop, [`runner`] its thread. [`trace`] shows what went on
-//! inside; [`verify`] checks it against a reference.
+//! inside; [`verify`] checks it against a reference. Threads start in [`task`], futures are waited for in
+//! [`mod@wait`].
 
 pub mod cache;
 pub mod chat;
@@ -41,11 +42,13 @@ pub mod selection;
 pub mod session;
 pub mod source;
 pub mod stop;
+pub mod task;
 pub mod text_file;
 pub mod tokenizer;
 pub mod trace;
 pub mod trace_file;
 pub mod verify;
+pub mod wait;
 
 pub use cache::{CacheBytes, CacheFormat};
 pub use checkpoint::Checkpoint;

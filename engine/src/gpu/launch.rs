@@ -356,7 +356,7 @@ impl Gpu {
                         name: "in use".into(),
                         problem: format!("could not be timed: {error:?}"),
                     })?;
-            pollster::block_on(duration.resolve()).map(|ticks| ticks.duration())
+            crate::wait::block_on(duration.resolve()).map(|ticks| ticks.duration())
         } else {
             run();
             None
