@@ -2,13 +2,12 @@
 //! commands gives what a fresh session gives that does it straight, and nothing is done twice.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use engine::generate::GenerateOptions;
 use engine::model::{ForwardOptions, Intervention, LoadOptions, Selector};
 use engine::replay::SelectionTrace;
-use engine::runner::{Command, Event, Prompt, Record, Runner};
+use engine::runner::{Command, Event, Events, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
 use engine::trace::{Stage, Watch};
 use engine::{Device, Model, Session, SessionOptions, Source};
@@ -103,7 +102,7 @@ fn some_commands() -> impl Strategy<Value = Vec<Do>> {
 /// The runner, and what its timeline ought to be.
 struct Both {
     runner: Runner,
-    events: Receiver<Event>,
+    events: Events,
     model: Arc<Model>,
     knobs: Vec<ForwardOptions>,
     /// Each token, and which knobs it was computed under.
@@ -138,7 +137,7 @@ impl Both {
     }
 
     fn next(&self) -> Event {
-        let event = self.events.recv_timeout(PATIENCE).expect("an event comes");
+        let (_, event) = self.events.recv_timeout(PATIENCE).expect("an event comes");
         assert!(!matches!(event, Event::Error { .. }), "{event:?}");
         event
     }

@@ -1,12 +1,11 @@
 //! The runner's thread: whatever happens ends in an event.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use engine::generate::{GenerateOptions, Stop};
 use engine::model::{ForwardOptions, Intervention, LoadOptions};
-use engine::runner::{Command, Event, Prompt, Record, Runner};
+use engine::runner::{Command, Event, Events, Job, Prompt, Record, Runner, UNREAD_BYTES};
 use engine::sampler::SamplerOptions;
 use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{Config, SessionOptions, Source};
@@ -16,14 +15,18 @@ use crate::fixture;
 /// Far above what a tiny model needs, so that only a hang fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn next(events: &Receiver<Event>) -> Event {
+fn next(events: &Events) -> Event {
+    next_of_job(events).1
+}
+
+fn next_of_job(events: &Events) -> (Job, Event) {
     events
         .recv_timeout(PATIENCE)
         .expect("an event comes within a minute")
 }
 
 /// Events up to and including the first that `last` accepts.
-fn until(events: &Receiver<Event>, last: impl Fn(&Event) -> bool) -> Vec<Event> {
+fn until(events: &Events, last: impl Fn(&Event) -> bool) -> Vec<Event> {
     let mut seen = Vec::new();
     loop {
         let event = next(events);
@@ -426,4 +429,130 @@ fn a_refused_intervention_leaves_the_timeline_alone() {
     assert!(message.contains("a layer with experts"), "{message}");
     runner.send(send(Prompt::Whole(ids), Some(0)));
     assert_eq!(total_fed(&until(&events, is_finished)), Some(1));
+}
+
+/// Whatever is told names the command that it is about, also where several were sent at once.
+#[test]
+fn events_name_their_command() {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    let is_loaded = |event: &Event| matches!(event, Event::Loaded(_));
+    let is_rewound = |event: &Event| matches!(event, Event::Rewound(_));
+    let is_unloaded = |event: &Event| matches!(event, Event::Unloaded);
+    type Last = fn(&Event) -> bool;
+    let sent: Vec<(Job, Last)> = vec![
+        (runner.send(Command::Rewind(0)), is_error),
+        (runner.send(load("v32-bf16")), is_loaded),
+        (
+            runner.send(send(Prompt::Append(vec![5; 20]), Some(2))),
+            is_finished,
+        ),
+        (runner.send(Command::Rewind(500)), is_error),
+        (runner.send(send(Prompt::Append(vec![]), Some(1))), is_error),
+        (runner.send(Command::Rewind(3)), is_rewound),
+        (
+            runner.send(send(Prompt::Append(vec![5; 3]), Some(1))),
+            is_finished,
+        ),
+        (runner.send(Command::Unload), is_unloaded),
+        (
+            runner.send(send(Prompt::Append(vec![5]), Some(1))),
+            is_error,
+        ),
+    ];
+    for (job, is_last) in sent {
+        loop {
+            let (of, event) = next_of_job(&events);
+            assert_eq!(of, job, "{event:?}");
+            if is_last(&event) {
+                break;
+            }
+        }
+    }
+}
+
+/// A runner that records everything of a prompt of 100,000 tokens, and a reader that sleeps until no
+/// more can come. A frame here takes far less than 1 MiB.
+fn full() -> (Runner, Events) {
+    let (runner, events) = Runner::start(|| {}).unwrap();
+    runner.send(load("v32-bf16"));
+    until(&events, |event| matches!(event, Event::Loaded(_)));
+    runner.send(Command::Watch(Watch::everything(WatchedRows::All)));
+    runner.send(send(Prompt::Append(vec![7; 100_000]), None));
+    sleep_until_full(&events);
+    (runner, events)
+}
+
+fn sleep_until_full(events: &Events) {
+    while events.unread_bytes() < UNREAD_BYTES - (1 << 20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_reader_that_sleeps_holds_the_writing_up_and_loses_nothing() {
+    let (runner, events) = full();
+    let (mut position, mut read_bytes) = (0, 0);
+    // Several times what may lie unread.
+    while read_bytes < 3 * UNREAD_BYTES {
+        let unread = events.unread_bytes();
+        assert!(unread <= UNREAD_BYTES, "{unread} bytes lie unread");
+        if let Event::Frame(frame) = next(&events) {
+            assert_eq!(frame.position, position, "no frame is lost");
+            position += frame.ids.len();
+            read_bytes += frame.bytes();
+            assert!(frame.bytes() < 1 << 20);
+        }
+        if position % 512 == 0 {
+            sleep_until_full(&events);
+        }
+    }
+    assert!(position < 100_000);
+    drop(runner);
+}
+
+/// What must work while the runner waits for room, which nobody makes.
+#[test]
+fn a_runner_that_waits_for_room_can_be_stopped_dropped_and_left_unheard() {
+    let (runner, events) = full();
+    let before = events.unread_bytes();
+    runner.send(Command::Stop);
+    // Only now is read: the stop needed no room.
+    let seen = until(&events, is_finished);
+    let Some(Event::Finished(finish)) = seen.last() else {
+        unreachable!("the last one is it")
+    };
+    assert_eq!(finish.stop, Stop::Cancelled);
+    let frames = seen.iter().filter_map(|event| match event {
+        Event::Frame(frame) => Some(frame.bytes()),
+        _ => None,
+    });
+    let told: usize = frames.sum();
+    assert!(told < before + (1 << 20), "a step at most came on top");
+    // It lives on.
+    runner.send(Command::Watch(Watch::default()));
+    runner.send(send(Prompt::Append(vec![3]), Some(1)));
+    until(&events, is_finished);
+
+    let (runner, events) = full();
+    drop(runner);
+    while events.recv_timeout(PATIENCE).is_ok() {}
+    assert!(events.try_recv().is_err());
+
+    let (runner, events) = full();
+    drop(events);
+    drop(runner);
+}
+
+/// A front end that panics when it is woken ends the thread, and is told so in place of waiting.
+#[test]
+fn an_end_that_nobody_wanted_is_told() {
+    let (runner, events) = Runner::start(|| panic!("as written")).unwrap();
+    let job = runner.send(Command::Rewind(1));
+    let (of, event) = next_of_job(&events);
+    assert!(of == job && is_error(&event), "{event:?}");
+    let (of, event) = next_of_job(&events);
+    assert_eq!(of, job);
+    assert!(matches!(&event, Event::Error { message, .. } if message == "as written"));
+    assert!(events.recv_timeout(PATIENCE).is_err());
+    drop(runner);
 }

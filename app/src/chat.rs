@@ -11,7 +11,7 @@ mod screen;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -19,7 +19,7 @@ use clap::Args;
 use engine::chat::{CompletionParser, Message, Role};
 use engine::generate::{Finish, GenerateOptions, Stats, Stop};
 use engine::model::ForwardOptions;
-use engine::runner::{Command, Event, Prompt, Record, Runner};
+use engine::runner::{Command, Event, Events, Job, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
 use engine::tokenizer::Tokenizer;
 use indicatif::ProgressBar;
@@ -70,7 +70,7 @@ const TAKEN_BACK: &str = "your message was taken back";
 /// A conversation and what its next answer is made with.
 struct Chat {
     runner: Runner,
-    events: Receiver<Event>,
+    events: Events,
     tokenizer: Arc<Tokenizer>,
     messages: Vec<Message>,
     thinking: bool,
@@ -120,13 +120,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 
     interrupt::install(Second::Waits)?;
     let (runner, events) = Runner::start(|| {})?;
-    runner.send(Command::Load {
+    let load = runner.send(Command::Load {
         source,
         device: arguments.model.device.clone(),
         options: arguments.model.load_options(),
         session: arguments.model.session_options(),
     });
-    if !wait_for_load(&runner, &events)? {
+    if !wait_for_load(&runner, &events, load)? {
         return Ok(Outcome::Interrupted);
     }
     if let Some(advice) = advice {
@@ -154,7 +154,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 /// Whether the model was loaded, and not the load broken off.
-fn wait_for_load(runner: &Runner, events: &Receiver<Event>) -> anyhow::Result<bool> {
+fn wait_for_load(runner: &Runner, events: &Events, load: Job) -> anyhow::Result<bool> {
     let mut bar = LoadBar::new();
     let started = Instant::now();
     let mut told = false;
@@ -163,7 +163,7 @@ fn wait_for_load(runner: &Runner, events: &Receiver<Event>) -> anyhow::Result<bo
             told = true;
             runner.send(Command::Stop);
         }
-        match next(events)? {
+        match next(events, load)? {
             Some(Event::Loading(progress)) => bar.show(progress),
             Some(Event::Unloaded) => return Ok(false),
             Some(Event::Loaded(loaded)) => {
@@ -185,10 +185,10 @@ fn wait_for_load(runner: &Runner, events: &Receiver<Event>) -> anyhow::Result<bo
     }
 }
 
-/// The next event; `None` if none comes for a while.
-fn next(events: &Receiver<Event>) -> anyhow::Result<Option<Event>> {
+/// The next event of a job; `None` if none comes for a while.
+fn next(events: &Events, job: Job) -> anyhow::Result<Option<Event>> {
     match events.recv_timeout(LOOK) {
-        Ok(event) => Ok(Some(event)),
+        Ok((of, event)) => Ok((of == job).then_some(event)),
         Err(RecvTimeoutError::Timeout) => Ok(None),
         Err(RecvTimeoutError::Disconnected) => bail!("the engine's thread has ended"),
     }
@@ -281,7 +281,7 @@ impl Chat {
     fn try_answer(&mut self) -> anyhow::Result<Answered> {
         let ids = encode(&self.messages, self.thinking, &self.tokenizer)?;
         let n_prompt = ids.len();
-        self.runner.send(Command::Send {
+        let job = self.runner.send(Command::Send {
             prompt: Prompt::Whole(ids),
             sampler: SamplerOptions {
                 seed: self.sampler.seed.wrapping_add(self.n_attempts),
@@ -303,7 +303,7 @@ impl Chat {
             n_prompt as u64,
             "prompt   [{wide_bar}] {pos}/{len} tokens, {per_sec}, {eta} left",
         );
-        let finish = self.follow(&bar, &mut parser, &mut screen, &mut cache_bytes);
+        let finish = self.follow(job, &bar, &mut parser, &mut screen, &mut cache_bytes);
         bar.finish_and_clear();
         let finish = finish?;
         screen.show(parser.push(&finish.text))?;
@@ -347,6 +347,7 @@ impl Chat {
     /// Shows the answer as it comes, to its end.
     fn follow(
         &mut self,
+        job: Job,
         bar: &ProgressBar,
         parser: &mut CompletionParser,
         screen: &mut Screen,
@@ -359,7 +360,7 @@ impl Chat {
                 told = true;
                 self.runner.send(Command::Stop);
             }
-            match next(&self.events)? {
+            match next(&self.events, job)? {
                 Some(Event::Prefill { done, total }) => {
                     bar.set_length(total as u64);
                     bar.set_position(done as u64);

@@ -54,6 +54,17 @@ pub struct Token {
     pub text: String,
 }
 
+impl Token {
+    /// Bytes that it takes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        let Picked {
+            top, draws, kept, ..
+        } = &self.picked;
+        let kept = kept.as_ref().map_or(0, |kept| size_of_val(kept.as_slice()));
+        self.text.len() + size_of_val(top.as_slice()) + size_of_val(draws.as_slice()) + kept
+    }
+}
+
 /// Times and counts of a generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {

@@ -1,16 +1,15 @@
 //! A thread that owns a session: commands go in, events come out, and nothing else crosses.
 //!
 //! Between two steps (a prefill chunk or a token) the thread looks for commands, so a stop takes at
-//! most one step, and other stages can be watched while a text is being written. Whatever goes wrong
-//! on the thread (a failed load, a lost device, a panic in a driver) ends in [`Event::Error`]; the
-//! thread lives on.
+//! most one step, and other stages can be watched while a text is being written. An event says which
+//! command it is about. Those that nobody reads are bounded ([`UNREAD_BYTES`]): then the thread waits,
+//! and looks for a stop meanwhile. Whatever goes wrong on the thread (a failed load, a lost device, a
+//! panic in a driver) ends in [`Event::Error`]; the thread lives on.
 
-use std::collections::VecDeque;
+mod wire;
+
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread::JoinHandle;
 
 use crate::cache::CacheBytes;
 use crate::config::Config;
@@ -21,9 +20,17 @@ use crate::replay::{RouteTrace, SelectionTrace};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::{Session, SessionOptions};
 use crate::source::Source;
+use crate::task::{self, caught};
 use crate::tokenizer::Tokenizer;
 use crate::trace::{Frame, Watch};
 use crate::{Error, Result};
+
+use wire::Wire;
+pub use wire::{Events, UNREAD_BYTES};
+
+/// A command that was sent; the events that it causes name it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Job(u64);
 
 /// What to feed.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,61 +165,56 @@ pub enum Event {
     },
 }
 
-/// The handle of the thread. Dropping it stops what runs and ends the thread.
-#[derive(Debug)]
-pub struct Runner {
-    commands: Option<Sender<Command>>,
-    thread: Option<JoinHandle<()>>,
+impl Event {
+    /// What it takes while it lies unread. What comes once a job is not counted by its contents.
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Frame(frame) => frame.bytes(),
+                Self::Token(token) => token.bytes(),
+                _ => 0,
+            }
+    }
 }
+
+/// The handle of the thread. Dropping it stops what runs and ends the thread, read or unread.
+#[derive(Debug)]
+pub struct Runner(Arc<Wire>);
 
 impl Runner {
     /// Starts the thread. `wake` is called after each event, for front ends that sleep.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(wake: impl Fn() + Send + 'static) -> Result<(Self, Receiver<Event>)> {
-        let (commands, inbox) = channel();
-        let (outbox, events) = channel();
-        let body = move || {
-            let mut worker = Worker {
-                inbox,
-                waiting: VecDeque::new(),
-                outbox,
-                wake: Box::new(wake),
-                state: None,
-            };
-            worker.run();
+    pub fn start(wake: impl Fn() + Send + Sync + 'static) -> Result<(Self, Events)> {
+        let (wire, wake) = (Arc::new(Wire::default()), Arc::new(wake));
+        let mut worker = Worker {
+            wire: wire.clone(),
+            wake: wake.clone(),
+            state: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("runner".into())
-            .spawn(body)
-            .map_err(|error| Error::io("runner thread", error))?;
-        Ok((
-            Self {
-                commands: Some(commands),
-                thread: Some(thread),
-            },
-            events,
-        ))
+        let (body, at_end) = (move || worker.run(), wire.clone());
+        let done = move |result: std::result::Result<(), String>| {
+            at_end.end(result.err().map(|message| Event::Error {
+                during: "run",
+                message,
+            }));
+            wake();
+        };
+        task::start("runner", body, done).map_err(|error| Error::io("runner thread", error))?;
+        Ok((Self(wire.clone()), Events(wire)))
     }
 
-    /// Sends a command. It is lost if the thread has ended, which only dropping the handle does.
-    pub fn send(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // The thread outlives every handle's sender.
-            let _ = commands.send(command);
-        }
+    /// Sends a command; the answer names it. It is lost if the thread has ended, which only dropping
+    /// the handle does.
+    pub fn send(&self, command: Command) -> Job {
+        self.0.send(command)
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.send(Command::Stop);
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            // Its panics were caught and told as events.
-            let _ = thread.join();
-        }
+        self.0.close();
     }
 }
 
@@ -222,11 +224,8 @@ struct State {
 }
 
 struct Worker {
-    inbox: Receiver<Command>,
-    /// Commands that came while something ran.
-    waiting: VecDeque<Command>,
-    outbox: Sender<Event>,
-    wake: Box<dyn Fn() + Send>,
+    wire: Arc<Wire>,
+    wake: Arc<dyn Fn() + Send + Sync>,
     state: Option<State>,
 }
 
@@ -239,14 +238,7 @@ enum Flow {
 
 impl Worker {
     fn run(&mut self) {
-        loop {
-            let command = match self.waiting.pop_front() {
-                Some(command) => command,
-                None => match self.inbox.recv() {
-                    Ok(command) => command,
-                    Err(_) => return,
-                },
-            };
+        while let Some(command) = self.wire.next() {
             let during = match &command {
                 Command::Load { .. } => "load",
                 Command::Send { .. } => "generate",
@@ -258,22 +250,17 @@ impl Worker {
             // A driver that panics must not take the timeline's owner down with it. What it left
             // half done is mended by cutting the caches back.
             let position = self.state.as_ref().map(|state| state.session.position());
-            let message = match catch_unwind(AssertUnwindSafe(|| self.obey(command))) {
+            let message = match caught(|| self.obey(command)) {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
                 Err(panic) => {
                     if let (Some(state), Some(position)) = (&mut self.state, position) {
                         let position = position.min(state.session.position());
-                        let mended =
-                            catch_unwind(AssertUnwindSafe(|| state.session.rewind(position)));
-                        if !matches!(mended, Ok(Ok(()))) {
+                        if !matches!(caught(|| state.session.rewind(position)), Ok(Ok(()))) {
                             self.state = None;
                         }
                     }
-                    format!(
-                        "the device or engine failed: {}",
-                        panic_text(panic.as_ref())
-                    )
+                    format!("the device or engine failed: {panic}")
                 }
             };
             self.tell(Event::Error { during, message });
@@ -281,8 +268,7 @@ impl Worker {
     }
 
     fn tell(&self, event: Event) {
-        // A receiver that is gone wants nothing any more; the handle's drop ends the thread.
-        let _ = self.outbox.send(event);
+        self.wire.tell(event);
         (self.wake)();
     }
 
@@ -373,20 +359,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what is in the inbox: a stop is told at once, a watch is done at once, the rest waits.
+    /// Looks for commands: a stop is told at once, a watch is done at once, the rest waits.
     fn look(&mut self) -> Flow {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Flow::Stop,
-                Ok(Command::Watch(watch)) if self.state.is_some() => {
-                    if let Some(state) = &mut self.state {
-                        state.session.watch(watch);
-                    }
-                }
-                Ok(other) => self.waiting.push_back(other),
-                Err(TryRecvError::Empty) => return Flow::GoOn,
+        while let Some(command) = self.wire.urgent(self.state.is_some()) {
+            match (command, &mut self.state) {
+                (Command::Watch(watch), Some(state)) => state.session.watch(watch),
+                _ => return Flow::Stop,
             }
         }
+        Flow::GoOn
     }
 
     fn send(
@@ -461,12 +442,4 @@ impl Worker {
             });
         }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "no message".into())
 }

@@ -284,6 +284,13 @@ impl Frame {
             stage,
         })
     }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        let numbers = |value: &Value| value.shape().iter().product::<usize>();
+        let numbers: usize = self.values.values().map(numbers).sum();
+        4 * (self.ids.len() + numbers) + size_of_val(self.timings.as_slice())
+    }
 }
 
 /// Collects a [`Frame`] while a forward pass runs.

@@ -1,14 +1,15 @@
 //! The app: all of its state, and the one place that talks to the engine and the database.
 //!
-//! Each frame, `logic` drains what has come from the runner and from threads, and `ui` draws from what
-//! is held here. Drawing says what the user wants as actions; `actions` carries them out. Nothing here
-//! waits for the engine or for a file dialog.
+//! Each frame, `logic` drains what has come from the runner and from helper threads, and `ui` draws from
+//! what is held here. Drawing says what the user wants as actions; `actions` carries them out once all is
+//! drawn. Nothing here waits for the engine, a file or a search: that is what `helpers` are for.
 
 mod actions;
 mod answer;
 mod asking;
 mod events;
 mod files;
+mod helpers;
 mod inspecting;
 mod link;
 mod model;
@@ -18,7 +19,9 @@ mod start;
 mod tests;
 mod what_if;
 
-use std::sync::mpsc::{Receiver, channel};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Instant;
 
 use eframe::egui;
 use engine::device::DeviceInfo;
@@ -35,8 +38,8 @@ use crate::sidebar::{ConversationRow, FolderRow, SearchHit, SidebarState};
 use crate::store::{AnswerFacts, ConversationId, NodeId, NodeState, PathEntry, Store};
 use crate::theme;
 use answer::Answer;
-use asking::Pending;
 use files::Question;
+use helpers::{Done, Helpers, Task};
 use inspecting::Inspecting;
 use link::Link;
 use model::Model;
@@ -89,6 +92,17 @@ struct Unsaved {
     facts: AnswerFacts,
 }
 
+/// Where the answers of the branch begin in the recorded timeline.
+#[derive(Default)]
+struct Starts {
+    /// The timeline that they were looked for in; `None` if the branch has changed since.
+    of: Option<u64>,
+    /// One an entry of the branch; `None` for what is no part of the timeline.
+    starts: Vec<Option<usize>>,
+    /// Ids that were compared so far, for tests.
+    n_compared: usize,
+}
+
 /// The tokens of an answer, as text.
 #[derive(Default)]
 struct Spans {
@@ -100,9 +114,9 @@ struct Spans {
 pub struct App {
     store: Store,
     link: Link,
+    helpers: Helpers,
     model: Model,
     devices: Vec<DeviceInfo>,
-    devices_come: Option<Receiver<Vec<DeviceInfo>>>,
     notices: Vec<Notice>,
     windows: Windows,
     question: Option<Question>,
@@ -116,16 +130,19 @@ pub struct App {
     open: Option<ConversationId>,
     path: Vec<PathEntry>,
     spans: Vec<Spans>,
+    starts: Starts,
     settings: ConversationSettings,
     /// What [`Self::settings`] of a new conversation were proposed as.
     proposed: ConversationSettings,
     own_presets: Vec<OwnPreset>,
     answer: Option<Answer>,
-    pending: Option<Pending>,
     unsaved: Vec<Unsaved>,
+    /// When the database is asked again to take them.
+    save_again: Option<Instant>,
+    /// Files to be imported, one after the other.
+    imports: VecDeque<PathBuf>,
 
     card: Option<ModelCard>,
-    card_comes: Option<Receiver<Result<ModelCard, String>>>,
     card_problem: Option<String>,
     recent_models: Vec<String>,
     device: Option<String>,
@@ -159,26 +176,17 @@ impl App {
         app_settings.apply(ctx);
         let mut sidebar_state = SidebarState::default();
         sidebar_state.close_folders(panels.closed_folders.iter().copied());
-        let (outbox, devices_come) = channel();
-        let wake = ctx.clone();
-        // Drivers take a moment to be asked.
-        let ask = move || {
-            let _ = outbox.send(engine::device::list());
-            wake.request_repaint();
-        };
-        // Grammars of code blocks take a moment to unpack.
-        let preloaded = std::thread::Builder::new().name("grammars".into());
-        if let Err(error) = preloaded.spawn(crate::chat::code::preload) {
-            log::warn!("grammars are read when they are needed: {error}");
-        }
-        let asked = std::thread::Builder::new()
-            .name("devices".into())
-            .spawn(ask);
+        let mut helpers = Helpers::new(ctx);
+        helpers.start(Task::Devices, |_| Ok(Done::Devices(engine::device::list())));
+        helpers.start(Task::Grammars, |_| {
+            crate::chat::code::preload();
+            Ok(Done::Grammars)
+        });
         let mut app = Self {
             link: Link::start(ctx)?,
+            helpers,
             model: Model::None,
             devices: Vec::new(),
-            devices_come: asked.is_ok().then_some(devices_come),
             notices: Vec::new(),
             windows: Windows::default(),
             question: None,
@@ -190,14 +198,15 @@ impl App {
             open: None,
             path: Vec::new(),
             spans: Vec::new(),
+            starts: Starts::default(),
             settings: store.get(keys::SETTINGS)?,
             proposed: store.get(keys::SETTINGS)?,
             own_presets: store.get(keys::PRESETS)?,
             answer: None,
-            pending: None,
             unsaved: Vec::new(),
+            save_again: None,
+            imports: VecDeque::new(),
             card: None,
-            card_comes: None,
             card_problem: None,
             recent_models: store.get(keys::RECENT_MODELS)?,
             device: match options.device {
@@ -227,8 +236,8 @@ impl App {
         if let Some(last) = last.filter(is_there) {
             app.open_conversation(last);
         }
-        if let Some(recording) = trace {
-            app.inspecting.open(recording);
+        if let (Some(recording), Some(file)) = (trace, options.trace.clone()) {
+            app.inspecting.open(recording, file);
         }
         match options.model.or_else(|| app.last_model()) {
             // A trace is looked at without a model.

@@ -77,6 +77,14 @@ impl std::fmt::Debug for View {
 }
 
 impl View {
+    /// The same place, without what was drawn of it.
+    pub fn place(&self) -> Self {
+        Self {
+            columns: self.columns.clone(),
+            ..Self::default()
+        }
+    }
+
     /// The visible columns among `n_columns`.
     pub fn visible(&self, n_columns: usize) -> Range<f64> {
         match &self.columns {

@@ -25,9 +25,9 @@ mod what_if;
 
 use eframe::egui::{self, Key, Slider, Ui};
 
-pub use export::{ExportKind, export, export_name};
+pub use export::{ExportKind, Snapshot, export, export_name};
 pub use state::{Pass, Scope, State, Tint};
-pub use what_if::{Form, WhatIf, WhatIfResult};
+pub use what_if::{Form, Sides, WhatIf};
 
 use crate::picture::{Caption, Picture, Table};
 use crate::recording::Recording;
@@ -106,10 +106,8 @@ pub struct Shown<'a> {
     pub recording: Option<&'a Recording>,
     /// A recording of the same tokens with dense attention.
     pub dense: Option<&'a Recording>,
-    /// The last what-if run.
-    pub variant: Option<&'a WhatIfResult>,
-    /// A recording opened to be compared with.
-    pub compared: Option<&'a Recording>,
+    /// The two sides of the last what-if, or of the last comparison with a trace.
+    pub sides: Option<&'a Sides>,
     /// Positions of each message, in order; empty if they are not known.
     pub messages: &'a [std::ops::Range<usize>],
     /// Numbers of the running engine.

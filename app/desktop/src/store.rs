@@ -1,8 +1,8 @@
 //! Everything that is kept: conversations, folders, settings, in one SQLite database.
 //!
-//! A conversation is a tree of messages; what is shown is the path to its selected leaf. All calls are
-//! short enough for the thread that draws, and wait for another instance of the program for
-//! [`BUSY_TIMEOUT`] at most. Every change is one transaction: it is there whole or not at all, and what
+//! A conversation is a tree of messages; what is shown is the path to its selected leaf. All calls but
+//! search, export and import are short enough for the thread that draws, and wait for whoever else writes
+//! for [`BUSY_TIMEOUT`] at most; those three run on a thread of their own, [`beside`](Store::beside) it. Every change is one transaction: it is there whole or not at all, and what
 //! is there survives a kill. Times are milliseconds since 1970, UTC.
 //!
 //! Opening (migrations, damaged files) is in `open.rs`; which instances are alive, in `instance.rs`;
@@ -33,12 +33,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 
 pub use conversations::{Conversation, Folder, title_from};
+pub use document::is_conversation;
 pub use error::{Result, StoreError};
 pub use export::ExportFormat;
-pub use facts::AnswerFacts;
+pub use facts::{AnswerFacts, Beginnings, PromptIds};
 pub use import::{MAX_IMPORT_BYTES, MAX_IMPORT_NODES};
 pub use nodes::{Node, NodeState, PathEntry};
-pub use open::Notice;
+pub use open::{Beside, Notice};
 pub use schema::VERSION;
 pub use search::Hit;
 

@@ -1,19 +1,19 @@
-//! What the user wants, carried out: in chat, models, settings, files and by keys. The rest is in
-//! [`conversations`] and [`inspector`].
+//! What the user wants, carried out once a frame is drawn: in chat, models, settings, files and by keys.
+//! The rest is in [`conversations`] and [`inspector`].
 
 mod conversations;
 mod inspector;
 
 use std::path::Path;
-use std::sync::mpsc::channel;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::file::write_whole;
 
-use super::files::{Question, Wanted};
+use super::files::{Question, Reply, Saved, Wanted, may_write};
+use super::helpers::Interest;
 use super::*;
 use crate::chat::ChatAction;
-use crate::inspector::{InspectorAction, Shown, export, export_name};
+use crate::inspector::{InspectorAction, Shown, Snapshot, export_name};
 use crate::models::ModelAction;
 use crate::recording::Recording;
 use crate::settings::SettingsAction;
@@ -24,7 +24,58 @@ use crate::store::{ExportFormat, FolderId, now_ms, title_from};
 /// How many checkpoints are remembered.
 const N_RECENT: usize = 12;
 
+/// Everything that the user can want of a frame.
+pub(super) enum Action {
+    Chat(ChatAction),
+    Sidebar(SidebarAction),
+    Inspector(InspectorAction),
+    Model(ModelAction),
+    Settings(SettingsAction),
+    Shortcut(ShortcutAction),
+    /// What was said to the open question.
+    Reply(Reply),
+    /// Show the panel of conversations, or hide it.
+    ShowSidebar(bool),
+    /// Show the inspector, or hide it.
+    ShowInspector(bool),
+    /// Break off what the engine does, and what waits.
+    Stop,
+    /// Let go of what a helper does.
+    CallOff(Task),
+    /// Put this notice away.
+    PutAway(usize),
+}
+
 impl App {
+    /// Carries out what the user wants: the one place that does.
+    pub(super) fn obey(&mut self, action: Action) {
+        match action {
+            Action::Chat(action) => self.chat_action(action),
+            Action::Sidebar(action) => self.sidebar_action(action),
+            Action::Inspector(action) => self.inspector_action(action),
+            Action::Model(action) => self.model_action(action),
+            Action::Settings(action) => self.settings_action(action),
+            Action::Shortcut(action) => self.shortcut(action),
+            Action::Reply(reply) => self.take_reply(reply),
+            Action::ShowSidebar(is_shown) => {
+                self.panels.sidebar = is_shown;
+                self.remember_panels();
+            }
+            Action::ShowInspector(is_shown) => self.set_inspector(is_shown),
+            Action::Stop => self.stop(),
+            Action::CallOff(Task::WhatIf) => self.call_off_what_if(),
+            Action::CallOff(task) => {
+                self.helpers.call_off(task);
+                if task == Task::Compare {
+                    self.inspecting.compared = None;
+                }
+            }
+            Action::PutAway(index) => {
+                self.notices.remove(index);
+            }
+        }
+    }
+
     // --- chat ----------------------------------------------------------------------------------
 
     fn entry(&self, id: u64) -> Option<&PathEntry> {
@@ -138,20 +189,10 @@ impl App {
         self.windows.models = true;
         self.card = None;
         self.card_problem = None;
-        let (outbox, come) = channel();
-        let wake = self.ctx.clone();
-        let body = move || {
-            let card = ModelCard::read(&source).map_err(|error| error.to_string());
-            // A window that is gone wants no card.
-            let _ = outbox.send(card);
-            wake.request_repaint();
-        };
-        let spawned = std::thread::Builder::new()
-            .name("model card".into())
-            .spawn(body);
-        if self.or_complain(spawned).is_some() {
-            self.card_comes = Some(come);
-        }
+        self.helpers.start(Task::ModelCard, move |_| {
+            let card = ModelCard::read(&source).map_err(|error| error.to_string())?;
+            Ok(Done::ModelCard(Box::new(card)))
+        });
     }
 
     pub(super) fn load_model(&mut self, source: Source) {
@@ -159,7 +200,12 @@ impl App {
             self.stop();
         }
         let device = self.device.clone();
-        self.model = Model::load(source.clone(), &self.ctx);
+        self.model = Model::loading(source.clone());
+        let wanted = source.clone();
+        self.helpers.start(Task::ModelFiles, move |_| {
+            let files = model::Files::read(&wanted).map_err(|error| error.to_string())?;
+            Ok(Done::ModelFiles(files))
+        });
         self.link.load(source, device);
     }
 
@@ -251,52 +297,103 @@ impl App {
 
     // --- files ---------------------------------------------------------------------------------
 
-    /// A question was answered. What fails is said in the question, which then stays.
-    pub(super) fn take_file(&mut self, wanted: Wanted, path: &Path) {
-        let done: anyhow::Result<()> = match wanted {
-            Wanted::ExportConversation(id, format) => self
-                .store
-                .export(id, format)
-                .map_err(anyhow::Error::from)
-                .and_then(|text| Ok(write_whole(path, text.as_bytes())?)),
-            Wanted::ImportConversation => self
-                .store
-                .import_file(path)
-                .map_err(anyhow::Error::from)
-                .map(|id| {
-                    self.refresh_lists();
-                    self.open_conversation(id);
-                }),
-            Wanted::ModelFolder => {
-                self.look_at(Source::Folder(path.to_owned()));
-                Ok(())
-            }
-            Wanted::SaveTrace => match &self.inspecting.recording {
-                Some(recording) => recording.save(path),
-                None => Err(anyhow::anyhow!("nothing is recorded")),
-            },
-            Wanted::OpenTrace => {
-                Recording::open(path).map(|recording| self.inspecting.open(recording))
-            }
-            Wanted::CompareTrace => Recording::open(path).map(|recording| {
-                self.inspecting.compared = Some(recording);
-                self.inspecting.revision += 1;
-            }),
-            Wanted::ExportView { view, kind } => {
-                let ranges = self.message_ranges();
-                let (shown, state) = (self.shown(&ranges), &self.inspecting.state);
-                export(view, kind, &shown, state, &today())
-                    .and_then(|bytes| Ok(write_whole(path, &bytes)?))
-            }
+    fn take_reply(&mut self, reply: Reply) {
+        let Some(question) = &mut self.question else {
+            return;
         };
-        match done {
-            Ok(()) => self.question = None,
-            Err(error) => {
-                if let Some(question) = &mut self.question {
-                    question.problem = Some(format!("{error:#}"));
+        let wanted = question.wanted;
+        match reply {
+            Reply::Path(path, replaces) => self.take_file(wanted, path, replaces),
+            Reply::Browse => question.open_dialog(&mut self.helpers),
+            Reply::Cancel => {
+                self.question = None;
+                for task in [Task::Dialog, Task::Save, Task::Trace] {
+                    self.helpers.call_off(task);
                 }
             }
         }
+    }
+
+    /// A question was answered; `replaces` if a file of the same kind may be. A helper reads or writes;
+    /// what fails is said in the question, which then stays.
+    pub(super) fn take_file(&mut self, wanted: Wanted, path: PathBuf, replaces: bool) {
+        if let Some(question) = &mut self.question {
+            question.problem = None;
+            question.is_there = None;
+        }
+        match wanted {
+            Wanted::ImportConversation => self.import(path),
+            Wanted::OpenTrace | Wanted::CompareTrace => self.read_trace(wanted, path),
+            Wanted::ModelFolder => {
+                self.question = None;
+                self.look_at(Source::Folder(path));
+            }
+            Wanted::ExportConversation(id, format) => {
+                let store = self.store.beside();
+                self.write(wanted, path, replaces, move |path, interest| {
+                    let text = store.open()?.export(id, format)?;
+                    whole(path, text.as_bytes(), interest)
+                });
+            }
+            Wanted::SaveTrace => match self.inspecting.recording.clone() {
+                Some(recording) => {
+                    self.write(wanted, path, replaces, move |path, _| recording.save(path));
+                }
+                None => self.complain("nothing is recorded"),
+            },
+            Wanted::ExportView { view, kind } => {
+                let ranges = self.message_ranges();
+                let shown = Snapshot::of(&self.shown(&ranges), &self.inspecting.state);
+                self.write(wanted, path, replaces, move |path, interest| {
+                    whole(path, &shown.export(view, kind, &today())?, interest)
+                });
+            }
+        }
+    }
+
+    /// Has a helper write a file, if that destroys nothing.
+    pub(super) fn write(
+        &mut self,
+        wanted: Wanted,
+        path: PathBuf,
+        replaces: bool,
+        write: impl FnOnce(&Path, &Interest) -> anyhow::Result<()> + Send + 'static,
+    ) {
+        let inputs = self.inputs();
+        self.helpers.start(Task::Save, move |interest| {
+            let saved = may_write(wanted, &path, &inputs, replaces).and_then(|may| {
+                if !may {
+                    return Ok(Saved::IsThere(path));
+                }
+                write(&path, interest).map(|()| Saved::Written)
+            });
+            saved.map(Done::Saved).map_err(|error| format!("{error:#}"))
+        });
+    }
+
+    /// Files and folders that are read from: nothing is written over them.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let model = match &self.model {
+            Model::Loading {
+                source: Source::Folder(folder),
+                ..
+            } => Some(folder.clone()),
+            Model::Ready(ready) => ready.folder.clone(),
+            _ => None,
+        };
+        let mut inputs: Vec<PathBuf> = model.into_iter().collect();
+        inputs.extend(self.inspecting.files.iter().cloned());
+        inputs.extend(self.imports.iter().cloned());
+        inputs.extend(self.store.file().map(Path::to_owned));
+        inputs
+    }
+
+    /// Has a helper read a trace, to be shown or compared with.
+    pub(super) fn read_trace(&mut self, wanted: Wanted, path: PathBuf) {
+        self.helpers.start(Task::Trace, move |_| {
+            let recording = Recording::open(&path).map_err(|error| format!("{error:#}"))?;
+            Ok(Done::Trace(wanted, path, recording))
+        });
     }
 
     // --- keys ----------------------------------------------------------------------------------
@@ -375,6 +472,14 @@ impl App {
 /// Names a message in the chat.
 pub(super) fn id_of(node: NodeId) -> u64 {
     node.0.unsigned_abs()
+}
+
+/// Writes a file, unless it is not wanted any more.
+pub(super) fn whole(path: &Path, bytes: &[u8], interest: &Interest) -> anyhow::Result<()> {
+    if interest.lasts() {
+        write_whole(path, bytes)?;
+    }
+    Ok(())
 }
 
 fn has_ids(entry: &PathEntry) -> bool {

@@ -7,7 +7,7 @@ use engine::chat::{CompletionParser, Delta, Message, Role};
 use engine::generate::{Finish, Stats, Stop, Token};
 use engine::tokenizer::{Tokenizer, Utf8Stream};
 
-use crate::store::{AnswerFacts, ConversationId, NodeId, NodeState};
+use crate::store::{AnswerFacts, ConversationId, NodeId, NodeState, PromptIds};
 
 /// How often an answer that grows is saved: what a kill at the worst moment loses.
 const SAVE_EVERY: Duration = Duration::from_millis(700);
@@ -19,7 +19,7 @@ pub(super) struct Answer {
     /// What is there so far.
     pub message: Message,
     /// The prompt as the model got it.
-    pub prompt_ids: Vec<u32>,
+    pub prompt_ids: PromptIds,
     /// What it wrote.
     pub ids: Vec<u32>,
     /// Prompt tokens fed, and how many there are to feed.
@@ -54,7 +54,7 @@ impl Answer {
             conversation,
             node,
             message: Message::new(Role::Assistant, ""),
-            prompt_ids: Vec::new(),
+            prompt_ids: PromptIds::default(),
             ids: Vec::new(),
             prefill: None,
             is_thinking: made.thinking,

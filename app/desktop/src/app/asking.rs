@@ -1,19 +1,17 @@
 //! From a message to a running answer: what is encoded, checked and fed.
 
+use std::time::Duration;
+
 use engine::chat::{EncodeOptions, Message, Role, encode};
 use engine::tokenizer::Piece;
 
 use super::answer::Made;
-use super::link::{Encoded, Feed, Purpose};
+use super::link::{Feed, Purpose};
 use super::*;
 use crate::store::title_from;
 
-/// A prompt that is being encoded.
-pub(super) struct Pending {
-    ticket: u64,
-    /// Ids that go before, as they were; the encoded ones follow.
-    before: Vec<u32>,
-}
+/// How long the database is left alone after it did not take an answer.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 impl App {
     /// Why nothing can be sent now; `None` if something can.
@@ -108,7 +106,7 @@ impl App {
             ..EncodeOptions::default()
         };
         match encode(&messages, &options) {
-            Ok(pieces) => self.encode_prompt(pieces, Vec::new()),
+            Ok(pieces) => self.encode_prompt(pieces),
             Err(error) => self.fail_answer(&error.to_string()),
         }
     }
@@ -150,9 +148,9 @@ impl App {
         while ids.last().is_some_and(|id| eos.contains(id)) {
             ids.pop();
         }
-        let mut before = facts.prompt_ids;
+        let mut before = facts.prompt_ids.to_vec();
         if let Some(answer) = &mut self.answer {
-            answer.prompt_ids = before.clone();
+            answer.prompt_ids = facts.prompt_ids;
             answer.resume(ids.clone(), &tokenizer);
         }
         before.extend(ids);
@@ -188,34 +186,25 @@ impl App {
         self.answer = Some(Answer::new(conversation, node, made));
     }
 
-    fn encode_prompt(&mut self, pieces: Vec<Piece>, before: Vec<u32>) {
+    fn encode_prompt(&mut self, pieces: Vec<Piece>) {
         let Some(tokenizer) = self.model.ready().and_then(|ready| ready.tokenizer.clone()) else {
             self.fail_answer("the model has no tokenizer");
             return;
         };
-        let ticket = self.link.encode(&tokenizer, pieces);
-        self.pending = Some(Pending { ticket, before });
+        self.helpers.start(Task::Encode, move |_| {
+            let ids = tokenizer
+                .encode_pieces(&pieces)
+                .map_err(|error| error.to_string());
+            ids.map(Done::Ids)
+        });
     }
 
     /// The ids of a prompt have come.
-    pub(super) fn take_encoded(&mut self, encoded: Encoded) {
-        let Some(pending) = self
-            .pending
-            .take_if(|pending| pending.ticket == encoded.ticket)
-        else {
-            return;
-        };
-        match encoded.ids {
-            Ok(ids) => {
-                let mut whole = pending.before;
-                whole.extend(ids);
-                if let Some(answer) = &mut self.answer {
-                    answer.prompt_ids = whole.clone();
-                }
-                self.feed_answer(whole);
-            }
-            Err(problem) => self.fail_answer(&problem),
+    pub(super) fn take_ids(&mut self, ids: Vec<u32>) {
+        if let Some(answer) = &mut self.answer {
+            answer.prompt_ids = ids.clone().into();
         }
+        self.feed_answer(ids);
     }
 
     /// Feeds the whole timeline and lets the model write.
@@ -268,7 +257,7 @@ impl App {
 
     /// Ends the answer with an error.
     pub(super) fn fail_answer(&mut self, problem: &str) {
-        self.pending = None;
+        self.helpers.call_off(Task::Encode);
         let Some(answer) = self.answer.take() else {
             self.complain(problem);
             return;
@@ -281,9 +270,10 @@ impl App {
 
     /// Breaks off what runs.
     pub(super) fn stop(&mut self) {
-        if self.pending.take().is_some()
+        if self.helpers.is_running(Task::Encode)
             && let Some(answer) = self.answer.take()
         {
+            self.helpers.call_off(Task::Encode);
             let mut facts = answer.facts();
             facts.stop = answer::stop_word(&Stop::Cancelled).into();
             self.save(answer.node, answer.message, NodeState::Stopped, facts);
@@ -303,33 +293,47 @@ impl App {
         state: NodeState,
         facts: AnswerFacts,
     ) {
+        // What was to be kept of it before is older.
+        self.unsaved.retain(|unsaved| unsaved.node != node);
         self.unsaved.push(Unsaved {
             node,
             message,
             state,
             facts,
         });
+        self.save_again = None;
         self.save_rest();
     }
 
-    /// Tries again what the database did not take.
+    /// Tries again what the database did not take, now and then. What it refuses is kept, and keeps
+    /// nothing else from being saved.
     pub(super) fn save_rest(&mut self) {
-        while let Some(unsaved) = self.unsaved.first() {
-            let facts = Some(&unsaved.facts);
-            let saved = self
-                .store
-                .update(unsaved.node, &unsaved.message, unsaved.state, facts);
-            match saved {
-                Ok(()) => {
-                    self.unsaved.remove(0);
-                }
-                Err(error) => {
+        if self.unsaved.is_empty() || self.save_again.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let mut is_busy = false;
+        for unsaved in std::mem::take(&mut self.unsaved) {
+            // Waiting once is enough: it is the whole database that somebody else writes.
+            if !is_busy {
+                let Unsaved {
+                    node,
+                    message,
+                    state,
+                    facts,
+                } = &unsaved;
+                let saved = self.store.update(*node, message, *state, Some(facts));
+                let Err(error) = saved else { continue };
+                is_busy = matches!(error, crate::store::StoreError::Busy { .. });
+                // An import of our own is over soon.
+                if !(is_busy && self.helpers.is_running(Task::Import)) {
                     self.complain(format!("an answer is not saved yet: {error}"));
-                    let again = std::time::Duration::from_secs(1);
-                    self.ctx.request_repaint_after(again);
-                    return;
                 }
             }
+            self.unsaved.push(unsaved);
+        }
+        if !self.unsaved.is_empty() {
+            self.save_again = Some(Instant::now() + SAVE_AGAIN);
+            self.ctx.request_repaint_after(SAVE_AGAIN);
         }
     }
 }

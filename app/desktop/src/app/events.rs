@@ -1,30 +1,33 @@
-//! What has come since the last frame: from the runner, from threads, from the user's files.
+//! What has come since the last frame: from the runner, from helpers, from the user's files.
 
-use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use engine::runner::Event;
 
+use super::files::{Saved, Wanted};
 use super::link::{Feed, Purpose};
+use super::what_if::{Comparison, WhatIfRun};
 use super::*;
-use crate::inspector::WhatIf;
+use crate::inspector::{Sides, WhatIf};
 
 /// Time that a frame of the window gives to recordings: half of what it may take.
 const ROWS_BUDGET: Duration = Duration::from_millis(4);
 
 impl App {
-    /// Takes everything that has come. Never waits.
+    /// Takes what has come, as far as there is room for it. Never waits.
     pub(super) fn update(&mut self, ctx: &egui::Context) {
-        self.poll_threads();
-        while let Some(encoded) = self.link.next_encoded() {
-            self.take_encoded(encoded);
+        while let Some((task, result)) = self.helpers.next() {
+            self.take_done(task, result);
         }
-        while let Some((purpose, event)) = self.link.next() {
+        while self.inspecting.has_room()
+            && let Some((purpose, event)) = self.link.next()
+        {
             self.take_event(purpose, event);
         }
         if self.inspecting.take_rows(ROWS_BUDGET) {
             ctx.request_repaint();
         }
+        self.compare_again();
         if self.answer.as_ref().is_some_and(Answer::wants_saving) {
             self.save_growing();
         }
@@ -32,32 +35,133 @@ impl App {
         self.take_dropped(ctx);
     }
 
-    fn poll_threads(&mut self) {
-        let was_ready = self.model.ready().is_some();
-        self.model.poll();
-        if !was_ready && self.model.ready().is_some() {
-            self.model_came();
-        }
-        if let Some(come) = &self.devices_come
-            && let Ok(devices) = come.try_recv()
-        {
-            self.devices = devices;
-            self.devices_come = None;
-        }
-        match self.card_comes.as_ref().map(Receiver::try_recv) {
-            Some(Ok(Ok(card))) => {
-                self.card = Some(card);
-                self.card_problem = None;
-                self.card_comes = None;
+    /// A helper has brought what it was started for, or the reason why not.
+    pub(super) fn take_done(&mut self, task: Task, result: Result<Done, String>) {
+        let done = match result {
+            Ok(done) => done,
+            Err(problem) => return self.take_failure(task, problem),
+        };
+        match done {
+            Done::Devices(devices) => self.devices = devices,
+            Done::Grammars => {}
+            Done::Ids(ids) => self.take_ids(ids),
+            Done::ModelFiles(files) => {
+                self.model.files_are_there(files);
+                if self.model.ready().is_some() {
+                    self.model_came();
+                }
             }
-            Some(Ok(Err(problem))) => {
+            Done::ModelCard(card) => {
+                self.card = Some(*card);
+                self.card_problem = None;
+            }
+            Done::Chosen(Some(path)) => {
+                if let Some(question) = &mut self.question {
+                    question.set_path(&path);
+                    let wanted = question.wanted;
+                    self.take_file(wanted, path, false);
+                }
+            }
+            Done::Chosen(None) => self.complain_of_file(
+                "nothing was chosen; if no dialog came, this desktop has none: type the path",
+            ),
+            Done::Saved(Saved::Written) => self.question = None,
+            Done::Saved(Saved::IsThere(path)) => {
+                if let Some(question) = &mut self.question {
+                    question.is_there = Some(path);
+                }
+            }
+            Done::Imported(id) => {
+                self.question
+                    .take_if(|q| q.wanted == Wanted::ImportConversation);
+                self.refresh_lists();
+                self.open_conversation(id);
+                self.import_next();
+            }
+            Done::Trace(wanted, path, recording) => {
+                self.question.take_if(|question| question.wanted == wanted);
+                self.show_trace(wanted, path, recording);
+            }
+            Done::Hits(hits) => self.hits = Some(hits),
+            Done::Sides(sides) => {
+                if task == Task::WhatIf {
+                    self.inspecting.run = None;
+                    self.inspecting.compared = None;
+                }
+                self.inspecting.sides = Some(*sides);
+            }
+        }
+    }
+
+    /// A helper failed: whatever waits for it waits no longer.
+    fn take_failure(&mut self, task: Task, problem: String) {
+        match task {
+            Task::Devices => self.complain(format!("devices: {problem}")),
+            Task::Grammars => log::warn!("grammars are read when they are needed: {problem}"),
+            Task::Encode => self.fail_answer(&problem),
+            Task::ModelFiles => self.model = Model::Failed(problem),
+            Task::ModelCard => {
                 self.card = None;
                 self.card_problem = Some(problem);
-                self.card_comes = None;
             }
-            Some(Err(TryRecvError::Disconnected)) => self.card_comes = None,
-            Some(Err(TryRecvError::Empty)) | None => {}
+            Task::Dialog => self.complain_of_file(format!("{problem}: type the path")),
+            Task::Save | Task::Trace => self.complain_of_file(problem),
+            Task::Import => {
+                self.complain_of_file(problem);
+                self.import_next();
+            }
+            Task::Search => {
+                self.hits = Some(Vec::new());
+                self.complain(format!("the search failed: {problem}"));
+            }
+            Task::WhatIf => self.fail_what_if(&problem),
+            Task::Compare => {
+                self.inspecting.compared = None;
+                self.complain(format!("the comparison failed: {problem}"));
+            }
         }
+    }
+
+    /// Says what is wrong with a file: in the question that asks for one, else at the top of the window.
+    fn complain_of_file(&mut self, problem: impl Into<String>) {
+        match &mut self.question {
+            Some(question) => question.problem = Some(problem.into()),
+            None => self.complain(problem),
+        }
+    }
+
+    /// A what-if ends without a result.
+    fn fail_what_if(&mut self, problem: &str) {
+        self.call_off_what_if();
+        self.link.stop();
+        self.complain(format!("the what-if run failed: {problem}"));
+    }
+
+    /// Nobody wants the what-if under way any more.
+    pub(super) fn call_off_what_if(&mut self) {
+        self.inspecting.run = None;
+        self.helpers.call_off(Task::WhatIf);
+    }
+
+    /// Compares with the trace again where what is recorded has changed.
+    fn compare_again(&mut self) {
+        let inspecting = &mut self.inspecting;
+        let is_quiet = self.link.is_idle() && inspecting.is_up_to_date();
+        let (Some((trace, compared)), Some(recording)) =
+            (&mut inspecting.compared, &inspecting.recording)
+        else {
+            return;
+        };
+        if !is_quiet || *compared == Some(inspecting.revision) {
+            return;
+        }
+        *compared = Some(inspecting.revision);
+        let (recording, trace) = (recording.clone(), trace.clone());
+        self.helpers.start(Task::Compare, move |interest| {
+            let sides = Sides::of_traces(recording, trace, || interest.lasts());
+            let sides = sides.ok_or("it was called off")?;
+            Ok(Done::Sides(Box::new(sides)))
+        });
     }
 
     /// Files dropped on the window: a checkpoint's folder, a trace, or a conversation.
@@ -69,9 +173,9 @@ impl App {
             if path.is_dir() {
                 self.look_at(Source::Folder(path));
             } else if ending.as_deref() == Some("safetensors".as_ref()) {
-                self.open_trace(&path);
+                self.read_trace(Wanted::OpenTrace, path);
             } else if ending.as_deref() == Some("json".as_ref()) {
-                self.import(&path);
+                self.import(path);
             } else {
                 self.complain(format!(
                     "{}: found a file of another kind, expected a checkpoint's folder, a .safetensors trace or a .json conversation",
@@ -173,15 +277,15 @@ impl App {
                     self.refresh_lists();
                 }
             }
-            Some(Purpose::WhatIfBase) if was_stopped => self.inspecting.run = None,
-            Some(Purpose::WhatIfBase) => self.run_variant(),
-            Some(Purpose::WhatIfForced | Purpose::WhatIfWrites) if was_stopped => {
-                self.inspecting.run = None;
+            Some(Purpose::WhatIfBase | Purpose::WhatIfForced | Purpose::WhatIfWrites)
+                if was_stopped =>
+            {
+                self.call_off_what_if();
             }
+            Some(Purpose::WhatIfBase) => self.run_variant(),
             Some(Purpose::WhatIfWrites) => {
-                if let (Some(run), Some(ready)) = (self.inspecting.run.take(), self.model.ready()) {
-                    self.inspecting.variant = Some(run.result(|id| ready.token_text(id)));
-                    self.inspecting.revision += 1;
+                if let Some(run) = &mut self.inspecting.run {
+                    run.end();
                 }
             }
             _ => {}
@@ -197,8 +301,7 @@ impl App {
             }
             (Some(Purpose::Answer), "generate") => self.fail_answer(message),
             (Some(Purpose::WhatIfBase | Purpose::WhatIfForced | Purpose::WhatIfWrites), _) => {
-                self.inspecting.run = None;
-                self.complain(format!("the what-if run failed: {message}"));
+                self.fail_what_if(message);
             }
             _ => self.complain(format!("{during}: {message}")),
         }
@@ -225,7 +328,11 @@ impl App {
             facts.stop = answer::stop_word(&Stop::Cancelled).into();
             self.save(answer.node, answer.message, NodeState::Stopped, facts);
         }
+        self.save_again = None;
         self.save_rest();
+        for task in [Task::Save, Task::Import] {
+            self.helpers.wait_for(task);
+        }
         if let Some(window) = WindowMemory::now(&self.ctx) {
             self.remember(keys::WINDOW, &window);
         }
@@ -264,7 +371,7 @@ impl App {
             _ => Some("no model is loaded".into()),
         };
         let problem = problem.or_else(|| {
-            (!self.link.is_idle() || self.answer.is_some())
+            (!self.link.is_idle() || self.answer.is_some() || self.inspecting.run.is_some())
                 .then(|| "something is running: wait for it or stop it".into())
         });
         match problem {
@@ -336,11 +443,15 @@ impl App {
         };
         let base_forward = self.inspecting.forward.clone();
         let base = Inspecting::empty_recording(ready, &base_forward);
-        let variant = Inspecting::empty_recording(ready, &changed(&request, &base_forward, None));
+        let forced = Inspecting::empty_recording(ready, &changed(&request, &base_forward, None));
         let ids = self.inspecting.ids.clone();
         let wants_routes = request.replay_routes;
-        self.inspecting.run = Some(what_if::WhatIfRun::new(request, ids, base, variant));
-        self.inspecting.variant = None;
+        let texts = Inspecting::texts(ready);
+        let comparison = Comparison::new(request, ids, base, forced, texts);
+        let (run, body) = WhatIfRun::new(comparison, &self.ctx);
+        self.inspecting.run = Some(run);
+        self.inspecting.sides = None;
+        self.helpers.start(Task::WhatIf, body);
         let mut watch = inspecting::whole_watch();
         watch.timings = false;
         let mut feed = self.again(watch, base_forward);
@@ -359,7 +470,7 @@ impl App {
         let last_read = run.request.from.saturating_sub(1);
         let n_tokens = run.request.n_tokens;
         let first_changed = if run.request.whole { 0 } else { last_read };
-        run.forced.take_over(&run.base, first_changed);
+        run.begin_variant(first_changed);
         let mut watch = inspecting::whole_watch();
         watch.timings = false;
         let ids = &self.inspecting.ids;

@@ -1,6 +1,7 @@
 //! What the inspector looks at: the recording of one timeline, and what was run to compare it with.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use engine::trace::{Frame, Stage, Value, Watch, WatchedRows};
 use super::link::Purpose;
 use super::model::Ready;
 use super::what_if::{WhatIfRun, plain_tokens};
-use crate::inspector::{LiveStats, RecordingCost, State, WhatIfResult};
-use crate::recording::{OpTiming, Recording, StepTiming};
+use crate::inspector::{LiveStats, RecordingCost, Sides, State};
+use crate::recording::{Limits, OpTiming, Recording, StepTiming, Texts};
+use crate::store::PromptIds;
 
 /// Best candidates that the sampler tells of each token.
 pub(super) const N_CANDIDATES: usize = 20;
@@ -32,20 +34,30 @@ pub(super) struct Inspecting {
     /// The knobs it was computed under.
     pub forward: ForwardOptions,
     pub dense: Option<Recording>,
-    pub compared: Option<Recording>,
+    /// Files that recordings came from, which are not written over.
+    pub files: Vec<PathBuf>,
+    /// A trace to compare with, and the revision of the recording that it was compared with last.
+    pub compared: Option<(Recording, Option<u64>)>,
     pub run: Option<WhatIfRun>,
-    pub variant: Option<WhatIfResult>,
+    /// What the last what-if or comparison, whichever came later, had to show.
+    pub sides: Option<Sides>,
     pub live: LiveStats,
     pub cost: Option<RecordingCost>,
     /// Frames that are not taken over yet, and how many of their rows are.
     waiting: VecDeque<(Purpose, Frame, usize)>,
+    waiting_bytes: usize,
     /// Changes with each of the recordings.
     pub revision: u64,
+    /// Changes when [`Self::ids`] become others, and not when they grow.
+    pub timeline: u64,
     /// Milliseconds a token without recording, to tell what recording costs.
     unrecorded_ms: Option<f64>,
     /// Tokens written and the seconds they took, as of the last point of the curve of speed.
     last_point: (usize, f64),
 }
+
+/// Bytes of frames that wait to be taken over, beyond which no more are asked for.
+const WAITING_BYTES: usize = 16 << 20;
 
 /// What is recorded of every pass.
 const STAGES: &[Stage] = &[
@@ -98,12 +110,19 @@ impl Inspecting {
     /// An empty recording of the loaded model.
     pub(super) fn empty_recording(model: &Ready, forward: &ForwardOptions) -> Recording {
         let mut recording = Recording::new(model.header(forward.index_topk, forward.dense));
-        if let Some(tokenizer) = model.tokenizer.clone() {
-            recording.set_texts(Arc::new(move |id| {
-                tokenizer.token_text(id).unwrap_or_else(|| format!("#{id}"))
-            }));
-        }
+        recording.set_texts(Self::texts(model));
         recording
+    }
+
+    /// The texts of a model's tokens.
+    pub(super) fn texts(model: &Ready) -> Texts {
+        let tokenizer = model.tokenizer.clone();
+        Arc::new(move |id| {
+            let text = tokenizer
+                .as_ref()
+                .and_then(|tokenizer| tokenizer.token_text(id));
+            text.unwrap_or_else(|| format!("#{id}"))
+        })
     }
 
     /// A timeline begins, or goes on from what it shares with the recorded one.
@@ -120,10 +139,16 @@ impl Inspecting {
             0
         };
         if shared == 0 {
-            self.recording = Some(Self::empty_recording(model, forward));
+            let mut recording = Self::empty_recording(model, forward);
+            // A trace may be compared with it.
+            recording.set_limits(Limits::with_logits());
+            self.recording = Some(recording);
         }
         self.is_from_file = false;
+        self.files.clear();
         self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.timeline += 1;
         self.forward = forward.clone();
         self.ids.truncate(shared);
         self.ids.extend_from_slice(&ids[shared..]);
@@ -134,7 +159,7 @@ impl Inspecting {
         }
         self.dense = None;
         self.compared = None;
-        self.variant = None;
+        self.sides = None;
         self.state.selected = None;
         self.live.tokens_per_second.clear();
         self.last_point = (0, 0.0);
@@ -145,7 +170,7 @@ impl Inspecting {
     pub(super) fn show_timeline(
         &mut self,
         model: &Ready,
-        prompt_ids: &[u32],
+        prompt_ids: &PromptIds,
         answer_ids: &[u32],
         forward: &ForwardOptions,
     ) {
@@ -169,8 +194,10 @@ impl Inspecting {
     }
 
     /// Shows a recording from a file.
-    pub(super) fn open(&mut self, recording: Recording) {
+    pub(super) fn open(&mut self, recording: Recording, file: PathBuf) {
         *self = Self {
+            files: vec![file],
+            timeline: self.timeline + 1,
             is_open: true,
             is_recording: self.is_recording,
             is_from_file: true,
@@ -185,12 +212,21 @@ impl Inspecting {
         match purpose {
             Purpose::WhatIfBase | Purpose::WhatIfForced => {
                 if let Some(run) = &mut self.run {
-                    run.push(&purpose, &frame);
+                    run.push(&purpose, frame);
                 }
             }
             Purpose::WhatIfWrites | Purpose::Load => {}
-            _ => self.waiting.push_back((purpose, frame, 0)),
+            _ => {
+                self.waiting_bytes += frame.bytes();
+                self.waiting.push_back((purpose, frame, 0));
+            }
         }
+    }
+
+    /// Whether more may come: what waits here is bounded, so that a slow window slows the runner.
+    pub(super) fn has_room(&mut self) -> bool {
+        let takes = self.run.as_mut().is_none_or(WhatIfRun::go_on);
+        takes && self.waiting_bytes < WAITING_BYTES
     }
 
     /// Whether all frames that have come are taken over.
@@ -220,6 +256,7 @@ impl Inspecting {
                 if let Some(recording) = recording {
                     set_timing(recording, frame);
                 }
+                self.waiting_bytes -= frame.bytes();
                 self.waiting.pop_front();
             }
             if began.elapsed() >= budget {

@@ -1,19 +1,15 @@
 //! The engine's runner as the app uses it: a queue of jobs, and the events of the one in front.
 //!
-//! The runner obeys commands in order, so a job is a few commands and a known last event. Text is
-//! encoded on a thread of its own: ten megabytes take seconds. What is done with the events is the
-//! business of [`super`].
+//! A job is a few commands, of which the last names it: its events carry that name, and one of them is
+//! the last. What is done with the events is the business of [`super`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
 use eframe::egui;
 use engine::generate::GenerateOptions;
 use engine::model::{ForwardOptions, LoadOptions};
-use engine::runner::{Command, Event, Prompt, Record, Runner};
+use engine::runner::{self, Command, Event, Events, Prompt, Record, Runner};
 use engine::sampler::SamplerOptions;
-use engine::tokenizer::{Piece, Tokenizer};
 use engine::trace::Watch;
 use engine::{SessionOptions, Source};
 
@@ -60,27 +56,23 @@ pub(super) struct Feed {
 /// What was asked for and is not done.
 struct Job {
     purpose: Purpose,
-    /// Not told to the runner yet: it takes a change of what is recorded at once, so that of the next
-    /// job would end the recording of the one that runs.
-    waits: Option<Feed>,
+    told: Told,
 }
 
-/// Ids of a text that was encoded elsewhere.
-pub(super) struct Encoded {
-    /// Which request this answers.
-    pub ticket: u64,
-    /// The ids, or what is wrong with the text.
-    pub ids: Result<Vec<u32>, String>,
+/// How far the runner knows of a job.
+enum Told {
+    /// Under this name.
+    As(runner::Job),
+    /// Not yet: it takes a change of what is recorded at once, so that of the next job would end the
+    /// recording of the one that runs.
+    Not(Box<Feed>),
 }
 
 /// The runner and what it was asked for.
 pub(super) struct Link {
     runner: Runner,
-    events: Receiver<Event>,
+    events: Events,
     jobs: VecDeque<Job>,
-    encoded: (Sender<Encoded>, Receiver<Encoded>),
-    next_ticket: u64,
-    ctx: egui::Context,
 }
 
 impl Link {
@@ -92,9 +84,6 @@ impl Link {
             runner,
             events,
             jobs: VecDeque::new(),
-            encoded: channel(),
-            next_ticket: 0,
-            ctx: ctx.clone(),
         })
     }
 
@@ -111,15 +100,15 @@ impl Link {
     /// Loads a model in place of the one there is.
     pub(super) fn load(&mut self, source: Source, device: Option<String>) {
         self.drop_waiting();
-        self.jobs.push_back(Job {
-            purpose: Purpose::Load,
-            waits: None,
-        });
-        self.runner.send(Command::Load {
+        let job = self.runner.send(Command::Load {
             source,
             device,
             options: LoadOptions::default(),
             session: SessionOptions::default(),
+        });
+        self.jobs.push_back(Job {
+            purpose: Purpose::Load,
+            told: Told::As(job),
         });
     }
 
@@ -130,16 +119,15 @@ impl Link {
 
     /// Feeds tokens, now or when what runs is done.
     pub(super) fn feed(&mut self, purpose: Purpose, feed: Feed) {
-        let waits = if self.jobs.is_empty() {
-            self.tell(feed);
-            None
+        let told = if self.jobs.is_empty() {
+            Told::As(self.tell(feed))
         } else {
-            Some(feed)
+            Told::Not(Box::new(feed))
         };
-        self.jobs.push_back(Job { purpose, waits });
+        self.jobs.push_back(Job { purpose, told });
     }
 
-    fn tell(&self, feed: Feed) {
+    fn tell(&self, feed: Feed) -> runner::Job {
         if let Some(position) = feed.rewind {
             self.runner.send(Command::Rewind(position));
         }
@@ -150,12 +138,12 @@ impl Link {
             options: feed.options,
             forward: feed.forward,
             record: feed.record,
-        });
+        })
     }
 
     /// Forgets what has not begun.
     fn drop_waiting(&mut self) {
-        self.jobs.retain(|job| job.waits.is_none());
+        self.jobs.retain(|job| matches!(job.told, Told::As(_)));
     }
 
     /// Records other stages from the next step on, also while something runs.
@@ -169,54 +157,35 @@ impl Link {
         self.runner.send(Command::Stop);
     }
 
-    /// The next event, with what it belongs to. Never waits.
+    /// The next event, with what it belongs to: nothing for one of a rewind or watch before a feeding,
+    /// which fails or not by itself, or of an unload. Never waits.
     pub(super) fn next(&mut self) -> Option<(Option<Purpose>, Event)> {
-        let event = self.events.try_recv().ok()?;
-        let purpose = self.jobs.front().map(|job| job.purpose.clone());
+        let (of, event) = self.events.try_recv().ok()?;
+        let named = |job: &Job| matches!(job.told, Told::As(name) if name == of);
+        let Some(at) = self.jobs.iter().position(named) else {
+            return Some((None, event));
+        };
+        let purpose = self.jobs[at].purpose.clone();
         let ends = match &event {
-            Event::Loaded(_) | Event::Finished(_) => true,
-            // A failed rewind or watch is followed by the feeding it was for, which fails or not by
-            // itself; an unload belongs to no job.
-            Event::Error { during, .. } => matches!(*during, "load" | "generate"),
-            Event::Unloaded => purpose == Some(Purpose::Load),
+            Event::Loaded(_) | Event::Finished(_) | Event::Error { .. } => true,
+            Event::Unloaded => purpose == Purpose::Load,
             _ => false,
         };
         if ends {
-            self.jobs.pop_front();
-            let next = self.jobs.front_mut().and_then(|job| job.waits.take());
-            if let Some(next) = next {
-                self.tell(next);
+            self.jobs.remove(at);
+            let next = self.jobs.front_mut();
+            if let Some(Job {
+                told: Told::Not(_), ..
+            }) = next
+                && let Some(Job {
+                    purpose,
+                    told: Told::Not(feed),
+                }) = self.jobs.pop_front()
+            {
+                let told = Told::As(self.tell(*feed));
+                self.jobs.push_front(Job { purpose, told });
             }
         }
-        Some((purpose, event))
-    }
-
-    /// Encodes a text on another thread; the ids come by [`Link::next_encoded`] under this ticket.
-    pub(super) fn encode(&mut self, tokenizer: &Arc<Tokenizer>, pieces: Vec<Piece>) -> u64 {
-        self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        let (tokenizer, outbox, wake) =
-            (tokenizer.clone(), self.encoded.0.clone(), self.ctx.clone());
-        let body = move || {
-            let ids = tokenizer
-                .encode_pieces(&pieces)
-                .map_err(|error| error.to_string());
-            // A window that is gone wants no ids.
-            let _ = outbox.send(Encoded { ticket, ids });
-            wake.request_repaint();
-        };
-        if let Err(error) = std::thread::Builder::new()
-            .name("encode".into())
-            .spawn(body)
-        {
-            let ids = Err(format!("no thread to encode the text on: {error}"));
-            let _ = self.encoded.0.send(Encoded { ticket, ids });
-        }
-        ticket
-    }
-
-    /// Ids that have come. Never waits.
-    pub(super) fn next_encoded(&self) -> Option<Encoded> {
-        self.encoded.1.try_recv().ok()
+        Some((Some(purpose), event))
     }
 }

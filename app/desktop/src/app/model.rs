@@ -1,9 +1,8 @@
 //! The model there is, or how far its loading has come.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 
-use eframe::egui;
 use engine::chat::BOS;
 use engine::model::LoadProgress;
 use engine::tokenizer::Tokenizer;
@@ -27,6 +26,8 @@ pub(super) struct Ready {
     pub eos: Vec<u32>,
     /// How its makers advise to choose tokens.
     pub sampling: Sampling,
+    /// `None` for the one inside the program.
+    pub folder: Option<PathBuf>,
     pub resident_bytes: usize,
 }
 
@@ -37,7 +38,6 @@ pub(super) enum Model {
     Loading {
         source: Source,
         progress: Option<LoadProgress>,
-        files: Option<Receiver<Result<Files, String>>>,
         /// The runner's half is done: the device and the bytes of the weights.
         loaded: Option<(String, usize)>,
         read: Option<Files>,
@@ -56,27 +56,14 @@ pub(super) struct Files {
 }
 
 impl Model {
-    /// Begins to read config and tokenizer on a thread, while the runner loads the weights.
-    pub(super) fn load(source: Source, ctx: &egui::Context) -> Self {
-        let (outbox, files) = channel();
-        let (wanted, wake) = (source.clone(), ctx.clone());
-        let body = move || {
-            // A window that is gone wants nothing.
-            let _ = outbox.send(Files::read(&wanted).map_err(|error| error.to_string()));
-            wake.request_repaint();
-        };
-        match std::thread::Builder::new()
-            .name("model files".into())
-            .spawn(body)
-        {
-            Ok(_) => Self::Loading {
-                source,
-                progress: None,
-                files: Some(files),
-                loaded: None,
-                read: None,
-            },
-            Err(error) => Self::Failed(format!("no thread to read the model's files on: {error}")),
+    /// A model of which nothing is there yet: the runner is to load its weights, and a helper to read
+    /// its [`Files`].
+    pub(super) fn loading(source: Source) -> Self {
+        Self::Loading {
+            source,
+            progress: None,
+            loaded: None,
+            read: None,
         }
     }
 
@@ -88,21 +75,10 @@ impl Model {
         }
     }
 
-    /// Looks whether the files have come; becomes ready when both halves are there.
-    pub(super) fn poll(&mut self) {
-        let Self::Loading { files, read, .. } = self else {
-            return;
-        };
-        match files.as_ref().map(Receiver::try_recv) {
-            Some(Ok(Ok(found))) => {
-                *read = Some(found);
-                *files = None;
-            }
-            Some(Ok(Err(problem))) => {
-                *self = Self::Failed(problem);
-                return;
-            }
-            _ => {}
+    /// The files have come.
+    pub(super) fn files_are_there(&mut self, files: Files) {
+        if let Self::Loading { read, .. } = self {
+            *read = Some(files);
         }
         self.finish();
     }
@@ -133,6 +109,10 @@ impl Model {
                 no_chat,
                 eos: files.eos,
                 sampling: files.sampling,
+                folder: match source {
+                    Source::Folder(folder) => Some(folder.clone()),
+                    Source::Embedded(_) => None,
+                },
                 resident_bytes: *resident_bytes,
             }));
         }
@@ -140,7 +120,7 @@ impl Model {
 }
 
 impl Files {
-    fn read(source: &Source) -> engine::Result<Self> {
+    pub(super) fn read(source: &Source) -> engine::Result<Self> {
         let config = source.config()?;
         Ok(Self {
             eos: source.eos_token_ids(&config)?,

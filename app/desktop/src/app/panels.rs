@@ -17,41 +17,59 @@ use crate::recording::Recording;
 use crate::settings::{SettingsView, app_settings_ui, conversation_settings_ui};
 use crate::shortcuts;
 use crate::sidebar::{SidebarView, sidebar_ui};
-use actions::id_of;
+use actions::{Action, id_of};
 
 impl App {
-    /// Draws a frame and carries out what the user did in it.
+    /// Draws a frame, then carries out what the user did in it.
     pub(super) fn draw(&mut self, ui: &mut Ui) {
-        for action in shortcuts::pressed(ui.ctx()) {
-            self.shortcut(action);
-        }
-        self.bar_ui(ui);
-        self.notices_ui(ui);
+        self.find_starts();
+        self.make_spans();
+        let mut actions = Vec::new();
+        actions.extend(
+            shortcuts::pressed(ui.ctx())
+                .into_iter()
+                .map(Action::Shortcut),
+        );
+        self.bar_ui(ui, &mut actions);
+        self.notices_ui(ui, &mut actions);
         if self.panels.sidebar {
-            self.sidebar_panel_ui(ui);
+            self.sidebar_panel_ui(ui, &mut actions);
         }
         if self.inspecting.is_open {
-            self.inspector_panel_ui(ui);
+            self.inspector_panel_ui(ui, &mut actions);
         }
-        self.chat_panel_ui(ui);
-        self.windows_ui(ui);
+        self.chat_panel_ui(ui, &mut actions);
+        self.windows_ui(ui, &mut actions);
+        if !actions.is_empty() {
+            // What they change is drawn in the next frame.
+            ui.ctx().request_repaint();
+        }
+        for action in actions {
+            self.obey(action);
+        }
     }
 
     /// Switches of the panels, and what the model is doing.
-    fn bar_ui(&mut self, ui: &mut Ui) {
+    fn bar_ui(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
         let mut is_open = self.inspecting.is_open;
+        let mut sidebar = self.panels.sidebar;
         let mut model_actions = Vec::new();
         egui::Panel::top("bar").show(ui, |ui| {
             ui.horizontal_wrapped(|ui| {
                 if ui
-                    .toggle_value(&mut self.panels.sidebar, "Chats")
+                    .toggle_value(&mut sidebar, "Chats")
                     .on_hover_text("Show or hide the list of conversations")
                     .changed()
                 {
-                    self.remember_panels();
+                    actions.push(Action::ShowSidebar(sidebar));
                 }
-                ui.toggle_value(&mut is_open, "Inspector")
-                    .on_hover_text("Show or hide what the model looks at");
+                if ui
+                    .toggle_value(&mut is_open, "Inspector")
+                    .on_hover_text("Show or hide what the model looks at")
+                    .changed()
+                {
+                    actions.push(Action::ShowInspector(is_open));
+                }
                 ui.toggle_value(&mut self.windows.models, "Models");
                 ui.toggle_value(&mut self.windows.settings, "Settings");
                 ui.toggle_value(&mut self.windows.help, "Help");
@@ -75,21 +93,19 @@ impl App {
                         ui.label(format!("{} on {}", ready.name, ready.device));
                     }
                 }
-                if let Some(words) = self.busy_words() {
+                let by_engine = self.busy_words().map(|words| (Action::Stop, words));
+                let by_helper = self.helpers.waiting();
+                let by_helper = by_helper.map(|(task, words)| (Action::CallOff(task), words));
+                if let Some((end, words)) = by_engine.or(by_helper) {
                     ui.spinner();
                     ui.label(words);
                     if ui.button("Stop it").clicked() {
-                        self.stop();
+                        actions.push(end);
                     }
                 }
             });
         });
-        for action in model_actions {
-            self.model_action(action);
-        }
-        if is_open != self.inspecting.is_open {
-            self.set_inspector(is_open);
-        }
+        actions.extend(model_actions.into_iter().map(Action::Model));
     }
 
     /// What runs besides answers.
@@ -105,12 +121,11 @@ impl App {
         }
     }
 
-    fn notices_ui(&mut self, ui: &mut Ui) {
+    fn notices_ui(&self, ui: &mut Ui, actions: &mut Vec<Action>) {
         if self.notices.is_empty() {
             return;
         }
         egui::Panel::top("notices").show(ui, |ui| {
-            let mut put_away = None;
             for (index, notice) in self.notices.iter().enumerate() {
                 ui.horizontal_wrapped(|ui| {
                     let close = ui.small_button("×").on_hover_text("Put away");
@@ -118,7 +133,7 @@ impl App {
                         .accessible_name(format!("Put notice {} away", index + 1))
                         .clicked()
                     {
-                        put_away = Some(index);
+                        actions.push(Action::PutAway(index));
                     }
                     let text = egui::RichText::new(&notice.text);
                     let text = if notice.is_error {
@@ -129,14 +144,11 @@ impl App {
                     ui.add(egui::Label::new(text).wrap());
                 });
             }
-            if let Some(index) = put_away {
-                self.notices.remove(index);
-            }
         });
     }
 
-    fn sidebar_panel_ui(&mut self, ui: &mut Ui) {
-        let mut actions = Vec::new();
+    fn sidebar_panel_ui(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
+        let mut wanted = Vec::new();
         egui::Panel::left("conversations")
             .default_size(theme::SIDEBAR_WIDTH)
             .show(ui, |ui| {
@@ -147,15 +159,13 @@ impl App {
                     hits: self.hits.as_deref(),
                     deleted: self.deleted.as_ref().map(|(_, title)| title.as_str()),
                 };
-                sidebar_ui(ui, &mut self.sidebar_state, &view, &mut actions);
+                sidebar_ui(ui, &mut self.sidebar_state, &view, &mut wanted);
             });
-        for action in actions {
-            self.sidebar_action(action);
-        }
+        actions.extend(wanted.into_iter().map(Action::Sidebar));
     }
 
-    fn inspector_panel_ui(&mut self, ui: &mut Ui) {
-        let mut actions = Vec::new();
+    fn inspector_panel_ui(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
+        let mut wanted = Vec::new();
         let ranges = self.message_ranges();
         // Drawn with a state of its own: the rest of the app is only looked at.
         let mut state = std::mem::take(&mut self.inspecting.state);
@@ -163,18 +173,15 @@ impl App {
             .default_size(theme::INSPECTOR_WIDTH)
             .show(ui, |ui| {
                 let shown = self.shown(&ranges);
-                inspector_ui(ui, &shown, &mut state, &mut actions);
+                inspector_ui(ui, &shown, &mut state, &mut wanted);
             });
         self.inspecting.state = state;
-        for action in actions {
-            self.inspector_action(action);
-        }
+        actions.extend(wanted.into_iter().map(Action::Inspector));
     }
 
-    fn chat_panel_ui(&mut self, ui: &mut Ui) {
-        self.make_spans();
+    fn chat_panel_ui(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
         let mut state = std::mem::take(&mut self.chat_state);
-        let mut actions = Vec::new();
+        let mut wanted = Vec::new();
         let blocked = self.blocked();
         let tints = self.tints(ui);
         let spans = self.token_spans(&tints);
@@ -195,12 +202,10 @@ impl App {
             model: self.model.ready().map(|ready| ready.name.as_str()),
         };
         egui::CentralPanel::default().show(ui, |ui| {
-            chat_ui(ui, &mut state, &view, &mut actions);
+            chat_ui(ui, &mut state, &view, &mut wanted);
         });
         self.chat_state = state;
-        for action in actions {
-            self.chat_action(action);
-        }
+        actions.extend(wanted.into_iter().map(Action::Chat));
     }
 
     fn composer_view<'a>(&'a self, blocked: Option<&'a str>) -> ComposerView<'a> {
@@ -345,44 +350,50 @@ impl App {
             .map_or(0, Recording::n_tokens);
         let state = &self.inspecting.state;
         let selected = state.selected.or(n_tokens.checked_sub(1));
-        let spans = self.path.iter().zip(&self.spans).map(|(entry, spans)| {
-            let growing = self
-                .answer
-                .as_ref()
-                .filter(|answer| answer.node == entry.node.id);
-            let start = match growing {
-                Some(answer) => Some(answer.prompt_ids.len()),
-                None => self.start_of(entry),
-            };
-            let Some(start) = start else {
-                return Vec::new();
-            };
-            spans
-                .texts
-                .iter()
-                .enumerate()
-                .map(|(index, text)| {
-                    let position = start + index;
-                    TokenSpan {
-                        position,
-                        text,
-                        tint: tints.get(position).copied().flatten(),
-                        is_selected: selected == Some(position),
-                        is_hovered: state.hovered == Some(position),
-                    }
-                })
-                .collect()
-        });
+        let starts = self.starts.starts.iter();
+        let spans = self
+            .path
+            .iter()
+            .zip(&self.spans)
+            .zip(starts)
+            .map(|((entry, spans), start)| {
+                let growing = self
+                    .answer
+                    .as_ref()
+                    .filter(|answer| answer.node == entry.node.id);
+                let start = match growing {
+                    Some(answer) => Some(answer.prompt_ids.len()),
+                    None => *start,
+                };
+                let Some(start) = start else {
+                    return Vec::new();
+                };
+                spans
+                    .texts
+                    .iter()
+                    .enumerate()
+                    .map(|(index, text)| {
+                        let position = start + index;
+                        TokenSpan {
+                            position,
+                            text,
+                            tint: tints.get(position).copied().flatten(),
+                            is_selected: selected == Some(position),
+                            is_hovered: state.hovered == Some(position),
+                        }
+                    })
+                    .collect()
+            });
         let mut spans: Vec<Vec<TokenSpan<'a>>> = spans.collect();
         spans.resize_with(self.path.len(), Vec::new);
         spans
     }
 
     /// Windows over the panels.
-    fn windows_ui(&mut self, ui: &mut Ui) {
+    fn windows_ui(&mut self, ui: &mut Ui, actions: &mut Vec<Action>) {
         let ctx = ui.ctx().clone();
-        self.settings_window_ui(&ctx);
-        self.models_window_ui(&ctx);
+        self.settings_window_ui(&ctx, actions);
+        self.models_window_ui(&ctx, actions);
         dialog("Help")
             .open(&mut self.windows.help)
             .show(&ctx, |ui| {
@@ -395,19 +406,16 @@ impl App {
                     }
                 });
             });
-        let answered = self
-            .question
-            .as_mut()
-            .and_then(|question| question.ui(&ctx));
-        match answered {
-            Some((wanted, Some(path))) => self.take_file(wanted, &path),
-            Some((_, None)) => self.question = None,
-            None => {}
+        if let Some(question) = &mut self.question {
+            let works = [Task::Dialog, Task::Save, Task::Import, Task::Trace]
+                .into_iter()
+                .any(|task| self.helpers.is_running(task));
+            actions.extend(question.ui(&ctx, works).map(Action::Reply));
         }
     }
 
-    fn settings_window_ui(&mut self, ctx: &egui::Context) {
-        let mut actions = Vec::new();
+    fn settings_window_ui(&mut self, ctx: &egui::Context, actions: &mut Vec<Action>) {
+        let mut wanted = Vec::new();
         let mut is_open = self.windows.settings;
         let indexer = self
             .model
@@ -425,19 +433,17 @@ impl App {
             .show(ctx, |ui| {
                 ui.heading("This conversation");
                 let (state, settings) = (&mut self.settings_state, &mut self.settings);
-                conversation_settings_ui(ui, state, settings, &view, &mut actions);
+                conversation_settings_ui(ui, state, settings, &view, &mut wanted);
                 ui.separator();
                 ui.heading("The app");
-                app_settings_ui(ui, &mut self.app_settings, &mut actions);
+                app_settings_ui(ui, &mut self.app_settings, &mut wanted);
             });
         self.windows.settings = is_open;
-        for action in actions {
-            self.settings_action(action);
-        }
+        actions.extend(wanted.into_iter().map(Action::Settings));
     }
 
-    fn models_window_ui(&mut self, ctx: &egui::Context) {
-        let mut actions = Vec::new();
+    fn models_window_ui(&mut self, ctx: &egui::Context, actions: &mut Vec<Action>) {
+        let mut wanted = Vec::new();
         let mut is_open = self.windows.models;
         let loaded = self
             .model
@@ -465,12 +471,10 @@ impl App {
             .open(&mut is_open)
             .vscroll(true)
             .show(ctx, |ui| {
-                models_ui(ui, &mut self.models_state, &view, &mut actions)
+                models_ui(ui, &mut self.models_state, &view, &mut wanted)
             });
         self.windows.models = is_open;
-        for action in actions {
-            self.model_action(action);
-        }
+        actions.extend(wanted.into_iter().map(Action::Model));
     }
 }
 

@@ -90,12 +90,6 @@ impl Start {
         })
     }
 
-    /// Nothing there yet, and nothing kept.
-    #[cfg(test)]
-    pub(super) fn empty() -> Self {
-        Self::with(Store::in_memory().expect("a database in memory needs nothing"))
-    }
-
     /// A database that is there.
     #[cfg(test)]
     pub(super) fn with(store: Store) -> Self {

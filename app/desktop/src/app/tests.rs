@@ -16,9 +16,17 @@ use crate::sidebar::SidebarAction;
 /// Long, since other tests may have the cores.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+mod helpers;
+
 fn app_with(start: Start) -> Harness<'static, Option<App>> {
+    app_in(start, None)
+}
+
+/// The app; `folder` is there as long as it is.
+fn app_in(start: Start, folder: Option<tempfile::TempDir>) -> Harness<'static, Option<App>> {
     let mut start = Some(start);
     let build = move |ui: &mut egui::Ui, state: &mut Option<App>| {
+        let _held = &folder;
         let app = state.get_or_insert_with(|| {
             let start = start.take().expect("the app is made once");
             App::new(start, ui.ctx()).unwrap()
@@ -32,7 +40,9 @@ fn app_with(start: Start) -> Harness<'static, Option<App>> {
 }
 
 fn app() -> Harness<'static, Option<App>> {
-    let mut harness = app_with(Start::empty());
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("sparsight.db")).unwrap().0;
+    let mut harness = app_in(Start::with(store), Some(folder));
     until(&mut harness, "the model", |app| app.model.ready().is_some());
     harness
 }
@@ -67,8 +77,8 @@ fn state<'a>(harness: &'a mut Harness<'static, Option<App>>) -> &'a mut App {
 }
 
 fn is_idle(app: &App) -> bool {
-    let is_quiet = app.answer.is_none() && app.link.is_idle() && app.pending.is_none();
-    is_quiet && app.inspecting.is_up_to_date()
+    let is_quiet = app.answer.is_none() && app.link.is_idle() && app.helpers.waiting().is_none();
+    is_quiet && app.inspecting.is_up_to_date() && app.inspecting.run.is_none()
 }
 
 /// Types a message and sends it with the button.
@@ -285,6 +295,8 @@ fn conversations_are_found_deleted_and_brought_back() {
     let app = state(&mut harness);
     let open = app.open.unwrap();
     app.sidebar_action(SidebarAction::Search("zeppel".into()));
+    until(&mut harness, "the hits", |app| app.hits.is_some());
+    let app = state(&mut harness);
     let hits = app.hits.clone().unwrap();
     assert!(hits.iter().any(|hit| hit.conversation == open.0));
     app.sidebar_action(SidebarAction::Delete(open.0));
@@ -316,22 +328,23 @@ fn a_conversation_goes_out_to_a_file_and_comes_back() {
         (crate::store::ExportFormat::Html, "a.html"),
     ] {
         let path = folder.path().join(name);
-        app.take_file(files::Wanted::ExportConversation(open, format), &path);
+        let wanted = files::Wanted::ExportConversation(open, format);
+        state(&mut harness).take_file(wanted, path.clone(), false);
+        until(&mut harness, "the file", is_idle);
         assert!(std::fs::metadata(&path).unwrap().len() > 50, "{name}");
     }
-    app.take_file(
-        files::Wanted::ImportConversation,
-        &folder.path().join("a.json"),
-    );
+    let import = files::Wanted::ImportConversation;
+    state(&mut harness).take_file(import, folder.path().join("a.json"), false);
+    until(&mut harness, "the conversation", is_idle);
+    let app = state(&mut harness);
     assert_eq!(app.conversations.len(), 2);
     assert_ne!(app.open, Some(open));
     assert_eq!(app.path.len(), 2);
     // A file that is none leaves everything as it is and says so.
-    app.question = Some(Question::new(files::Wanted::ImportConversation, "x"));
-    app.take_file(
-        files::Wanted::ImportConversation,
-        &folder.path().join("a.md"),
-    );
+    app.question = Some(Question::new(import, "x"));
+    app.take_file(import, folder.path().join("a.md"), false);
+    until(&mut harness, "the refusal", is_idle);
+    let app = state(&mut harness);
     assert!(app.question.as_ref().unwrap().problem.is_some());
     assert_eq!(app.conversations.len(), 2);
 }
@@ -356,11 +369,11 @@ fn what_if_puts_two_continuations_side_by_side() {
     };
     state(&mut harness).run_what_if(request);
     until(&mut harness, "the what-if", |app| {
-        app.inspecting.variant.is_some() && is_idle(app)
+        app.inspecting.sides.is_some() && is_idle(app)
     });
     let app = state(&mut harness);
     assert!(app.notices.is_empty(), "{:?}", app.notices[0].text);
-    let result = app.inspecting.variant.as_ref().unwrap();
+    let result = app.inspecting.sides.as_ref().unwrap();
     assert_eq!(result.base_tokens.len(), n - from);
     assert!(!result.variant_tokens.is_empty());
     assert_eq!(result.divergences.len(), n - from + 1);
@@ -397,9 +410,9 @@ fn what_if_puts_two_continuations_side_by_side() {
     };
     state(&mut harness).run_what_if(request);
     until(&mut harness, "the what-if of the whole text", |app| {
-        app.inspecting.variant.is_some() && is_idle(app)
+        app.inspecting.sides.is_some() && is_idle(app)
     });
-    let result = state(&mut harness).inspecting.variant.as_ref().unwrap();
+    let result = state(&mut harness).inspecting.sides.as_ref().unwrap();
     assert_eq!(n_read(&result.variant, from - 2), from - 1);
     assert_ne!(result.divergences[0].kl, kl, "the caches differ");
 
@@ -413,9 +426,9 @@ fn what_if_puts_two_continuations_side_by_side() {
         };
         state(&mut harness).run_what_if(request);
         until(&mut harness, "the empty what-if", |app| {
-            app.inspecting.variant.is_some() && is_idle(app)
+            app.inspecting.sides.is_some() && is_idle(app)
         });
-        let result = state(&mut harness).inspecting.variant.as_ref().unwrap();
+        let result = state(&mut harness).inspecting.sides.as_ref().unwrap();
         let is_same =
             |row: &crate::recording::compare::Divergence| row.kl == 0.0 && !row.top1_differs;
         assert!(result.divergences.iter().all(is_same));
@@ -580,7 +593,7 @@ fn frames_of_the_window_while_an_answer_streams_below_ten_thousand_tokens() {
             model: "Sparsight tiny".into(),
             n_prompt: timeline.len(),
             n_generated: ids.len(),
-            prompt_ids: timeline.clone(),
+            prompt_ids: timeline.clone().into(),
             ids: ids.clone(),
             ..AnswerFacts::default()
         };
@@ -603,7 +616,7 @@ fn frames_of_the_window_while_an_answer_streams_below_ten_thousand_tokens() {
     assert!(app.inspecting.is_open);
     app.reload_path();
     app.start_answer(conversation, node.unwrap(), false);
-    app.answer.as_mut().unwrap().prompt_ids = timeline.clone();
+    app.answer.as_mut().unwrap().prompt_ids = timeline.clone().into();
     let ready = app.model.ready().unwrap();
     let forward = app.inspecting.forward.clone();
     app.inspecting.begin(ready, &timeline, &forward);

@@ -2,59 +2,177 @@
 //!
 //! Three feedings: the whole timeline as it is, the same tokens under the other knobs, and a
 //! continuation from the chosen token under them. KL compares the first two row by row, so that both sides had
-//! read the same text; the third shows where it leads.
+//! read the same text; the third shows where it leads. A helper takes the frames and compares; one that is
+//! slow holds the feedings up.
 
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use eframe::egui;
 use engine::trace::{Frame, Stage};
 
+use super::helpers::{Done, Interest};
 use super::link::Purpose;
-use crate::inspector::{WhatIf, WhatIfResult};
+use crate::inspector::{Sides, WhatIf};
 use crate::recording::compare::{self, Divergence};
-use crate::recording::{Origin, Recording, TokenInfo};
+use crate::recording::{Origin, Recording, Texts, TokenInfo};
 
 /// Bytes of logits kept for a comparison; rows beyond are not compared.
 const MAX_LOGIT_BYTES: usize = 256 << 20;
+/// Frames on the way to the helper at most.
+const N_FRAMES: usize = 2;
 
-/// A what-if under way.
+/// What the helper is told.
+enum Step {
+    /// What a feeding recorded: the first, or the second.
+    Frame(Frame, bool),
+    /// The first feeding is done; the second begins at this position.
+    Variant(usize),
+    /// All are done, and this was written.
+    End(Vec<u32>),
+}
+
+/// A what-if under way: what it is about, and the way to the helper that takes its frames.
 pub(super) struct WhatIfRun {
     /// What was asked for.
     pub request: WhatIf,
+    /// What was written under the other knobs.
+    pub written: Vec<u32>,
+    steps: SyncSender<Step>,
+    /// What the helper had no room for yet.
+    held: VecDeque<Step>,
+}
+
+impl WhatIfRun {
+    /// A run, and what its helper is to do.
+    pub(super) fn new(
+        comparison: Comparison,
+        ctx: &egui::Context,
+    ) -> (
+        Self,
+        impl FnOnce(&Interest) -> Result<Done, String> + Send + 'static,
+    ) {
+        let (steps, come) = sync_channel(N_FRAMES);
+        let run = Self {
+            request: comparison.request.clone(),
+            written: Vec::new(),
+            steps,
+            held: VecDeque::new(),
+        };
+        let wake = ctx.clone();
+        let body = move |interest: &Interest| comparison.take(&come, interest, &wake);
+        (run, body)
+    }
+
+    /// Takes what a feeding recorded.
+    pub(super) fn push(&mut self, purpose: &Purpose, frame: Frame) {
+        match purpose {
+            Purpose::WhatIfBase => self.tell(Step::Frame(frame, false)),
+            Purpose::WhatIfForced => self.tell(Step::Frame(frame, true)),
+            _ => {}
+        }
+    }
+
+    /// The second feeding begins at this position.
+    pub(super) fn begin_variant(&mut self, position: usize) {
+        self.tell(Step::Variant(position));
+    }
+
+    /// All feedings are done: the helper brings what came out.
+    pub(super) fn end(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        self.tell(Step::End(written));
+    }
+
+    fn tell(&mut self, step: Step) {
+        self.held.push_back(step);
+        self.go_on();
+    }
+
+    /// Hands on what is held, as far as there is room; whether all of it went.
+    pub(super) fn go_on(&mut self) -> bool {
+        while let Some(step) = self.held.pop_front() {
+            match self.steps.try_send(step) {
+                Ok(()) => {}
+                Err(TrySendError::Full(step)) => {
+                    self.held.push_front(step);
+                    return false;
+                }
+                // A helper that has ended tells why.
+                Err(TrySendError::Disconnected(_)) => self.held.clear(),
+            }
+        }
+        true
+    }
+}
+
+/// Both sides of a what-if, as far as they have come: the helper's.
+pub(super) struct Comparison {
+    request: WhatIf,
     /// The token before the first that is written anew: what is compared begins with what was expected
     /// after it.
     from: usize,
     /// The whole timeline.
-    pub ids: Vec<u32>,
+    ids: Vec<u32>,
     /// The tokens as they are.
-    pub base: Recording,
+    base: Recording,
     /// The same tokens under the other knobs.
-    pub forced: Recording,
-    /// What was written under them.
-    pub written: Vec<u32>,
+    forced: Recording,
+    texts: Texts,
     /// Logits after `from`, `from + 1`, …
     base_logits: Vec<Vec<f32>>,
     forced_logits: Vec<Vec<f32>>,
 }
 
-impl WhatIfRun {
+impl Comparison {
     /// A run over the timeline `ids`; the recordings are empty ones of the two.
-    pub(super) fn new(request: WhatIf, ids: Vec<u32>, base: Recording, forced: Recording) -> Self {
+    pub(super) fn new(
+        request: WhatIf,
+        ids: Vec<u32>,
+        base: Recording,
+        forced: Recording,
+        texts: Texts,
+    ) -> Self {
         Self {
             from: request.from.saturating_sub(1),
             request,
             ids,
             base,
             forced,
-            written: Vec::new(),
+            texts,
             base_logits: Vec::new(),
             forced_logits: Vec::new(),
         }
     }
 
-    /// Takes what a feeding recorded.
-    pub(super) fn push(&mut self, purpose: &Purpose, frame: &Frame) {
-        let (recording, rows) = match purpose {
-            Purpose::WhatIfBase => (&mut self.base, &mut self.base_logits),
-            Purpose::WhatIfForced => (&mut self.forced, &mut self.forced_logits),
-            _ => return,
+    fn take(
+        mut self,
+        steps: &Receiver<Step>,
+        interest: &Interest,
+        wake: &egui::Context,
+    ) -> Result<Done, String> {
+        for step in steps {
+            // There is room for another.
+            wake.request_repaint();
+            match step {
+                Step::Frame(frame, is_forced) => self.push(&frame, is_forced),
+                Step::Variant(position) => self.forced.take_over(&self.base, position),
+                Step::End(written) => {
+                    let sides = self.sides(&written, interest);
+                    return sides
+                        .map(|sides| Done::Sides(Box::new(sides)))
+                        .ok_or_else(|| "it was called off".into());
+                }
+            }
+        }
+        Err("it was called off".into())
+    }
+
+    fn push(&mut self, frame: &Frame, is_forced: bool) {
+        let (recording, rows) = if is_forced {
+            (&mut self.forced, &mut self.forced_logits)
+        } else {
+            (&mut self.base, &mut self.base_logits)
         };
         for problem in recording.push_frame(frame) {
             log::warn!("{problem}");
@@ -74,43 +192,45 @@ impl WhatIfRun {
         }
     }
 
-    /// What came out, once the feedings are done.
-    pub(super) fn result(self, text: impl Fn(u32) -> String) -> WhatIfResult {
+    /// What came out, once the feedings are done; `None` if nobody wants it.
+    fn sides(self, written: &[u32], interest: &Interest) -> Option<Sides> {
         let after = self.request.from.min(self.ids.len());
-        WhatIfResult {
-            base_tokens: plain_tokens(&self.ids[after..], 0, &text),
-            variant_tokens: plain_tokens(&self.written, 0, &text),
-            divergences: self.divergences(),
-            request: self.request,
+        let mut divergences = Vec::new();
+        let pairs = self.base_logits.iter().zip(&self.forced_logits);
+        for (row, (base, forced)) in pairs.enumerate() {
+            if !interest.lasts() {
+                return None;
+            }
+            divergences.push(self.divergence(self.from + row, base, forced));
+        }
+        let text = |id| (self.texts)(id);
+        Some(Sides {
+            words: self.request.words(),
+            from: self.request.from,
+            base_tokens: plain_tokens(&self.ids[after..], 0, text),
+            variant_tokens: plain_tokens(written, 0, text),
+            divergences,
             base: self.base,
             variant: self.forced,
-        }
+        })
     }
 
-    fn divergences(&self) -> Vec<Divergence> {
-        let n_layers = self.base.header().n_layers;
-        let pairs = self.base_logits.iter().zip(&self.forced_logits);
-        pairs
-            .enumerate()
-            .map(|(row, (base, forced))| {
-                let position = self.from + row;
-                let difference = |layer| {
-                    compare::selection_difference(&self.base, &self.forced, position, layer)
-                        .unwrap_or_default()
-                };
-                let (only_base, only_variant) = (0..n_layers)
-                    .map(difference)
-                    .map(|(base, variant)| (base.len(), variant.len()))
-                    .unzip();
-                Divergence {
-                    position,
-                    kl: compare::kl(base, forced),
-                    top1_differs: best(base) != best(forced),
-                    n_selected_only_base: only_base,
-                    n_selected_only_variant: only_variant,
-                }
-            })
-            .collect()
+    fn divergence(&self, position: usize, base: &[f32], forced: &[f32]) -> Divergence {
+        let difference = |layer| {
+            compare::selection_difference(&self.base, &self.forced, position, layer)
+                .unwrap_or_default()
+        };
+        let (only_base, only_variant) = (0..self.base.header().n_layers)
+            .map(difference)
+            .map(|(base, variant)| (base.len(), variant.len()))
+            .unzip();
+        Divergence {
+            position,
+            kl: compare::kl(base, forced),
+            top1_differs: best(base) != best(forced),
+            n_selected_only_base: only_base,
+            n_selected_only_variant: only_variant,
+        }
     }
 }
 

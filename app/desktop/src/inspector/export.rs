@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Pass, Shown, State, VIEWS, parts};
+use super::{LiveStats, Pass, RecordingCost, Shown, Sides, State, VIEWS, parts};
 use crate::heatmap;
 use crate::picture::{Anchor, Caption, Column, Picture, Table};
+use crate::recording::Recording;
 
 /// What a view is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,49 @@ pub fn export(
         ExportKind::Csv => table().to_csv().into_bytes(),
         ExportKind::Json => table().to_json().into_bytes(),
     })
+}
+
+/// What [`export`] looks at, by itself: for another thread. Recordings share their rows with those shown.
+pub struct Snapshot {
+    recording: Option<Recording>,
+    dense: Option<Recording>,
+    sides: Option<Sides>,
+    messages: Vec<Range<usize>>,
+    live: LiveStats,
+    recording_cost: Option<RecordingCost>,
+    state: State,
+}
+
+impl Snapshot {
+    /// As it is shown now.
+    pub fn of(shown: &Shown<'_>, state: &State) -> Self {
+        Self {
+            recording: shown.recording.cloned(),
+            dense: shown.dense.cloned(),
+            sides: shown.sides.cloned(),
+            messages: shown.messages.to_vec(),
+            live: shown.live.clone(),
+            recording_cost: shown.recording_cost,
+            state: state.for_export(),
+        }
+    }
+
+    /// See [`export`].
+    ///
+    /// # Errors
+    /// See [`export`].
+    pub fn export(&self, view: usize, kind: ExportKind, date: &str) -> anyhow::Result<Vec<u8>> {
+        let shown = Shown {
+            recording: self.recording.as_ref(),
+            dense: self.dense.as_ref(),
+            sides: self.sides.as_ref(),
+            messages: &self.messages,
+            live: self.live.clone(),
+            recording_cost: self.recording_cost,
+            ..Shown::default()
+        };
+        export(view, kind, &shown, &self.state, date)
+    }
 }
 
 /// A name for that file.

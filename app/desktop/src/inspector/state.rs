@@ -2,8 +2,7 @@
 
 use super::facts::Facts;
 use super::lines::Lines;
-use super::what_if::Sides;
-use super::{Form, InspectorAction, Shown, experts, parts};
+use super::{Form, InspectorAction, Shown, VIEWS, experts, parts};
 use crate::heatmap;
 use crate::recording::Recording;
 
@@ -93,13 +92,39 @@ pub struct State {
     pub(super) facts: Memo<(u64, usize, bool), Facts>,
     pub(super) loads: Memo<(u64, usize, usize), experts::Loads>,
     pub(super) served: Memo<(u64, usize, usize), Vec<(usize, f32)>>,
-    pub(super) sides: Memo<u64, Option<Sides>>,
     pub(super) lines: Lines,
     /// Token that the transcript was last scrolled to.
     pub(super) scrolled_to: Option<usize>,
 }
 
 impl State {
+    /// What a file of a view depends on, without what was computed for drawing.
+    pub(super) fn for_export(&self) -> Self {
+        Self {
+            view: self.view,
+            selected: self.selected,
+            pass: self.pass,
+            layer: self.layer,
+            head: self.head,
+            expert: self.expert,
+            tint: self.tint,
+            show_special: self.show_special,
+            scope: self.scope,
+            selection_map: self.selection_map.place(),
+            heads_map: self.heads_map.place(),
+            experts_map: self.experts_map.place(),
+            ..Self::default()
+        }
+    }
+
+    /// Opens the view of two runs side by side.
+    pub fn show_sides(&mut self) {
+        self.view = VIEWS
+            .iter()
+            .position(|view| view.title == "What if")
+            .unwrap_or(self.view);
+    }
+
     /// Selects a token, or the newest.
     pub fn select(&mut self, position: Option<usize>, actions: &mut Vec<InspectorAction>) {
         if self.selected != position {

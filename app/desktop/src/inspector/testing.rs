@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::trace::{Frame, Site, Stage, Value};
 
-use super::{LiveStats, WhatIf, WhatIfResult};
+use super::{LiveStats, Sides, WhatIf};
 use crate::recording::{
     Candidate, Header, OpTiming, Origin, Recording, StepTiming, TokenInfo, compare,
 };
@@ -321,7 +321,7 @@ pub fn huge() -> Recording {
 }
 
 /// A run that parts from [`tiny`] at the third token after the prompt.
-pub fn variant() -> WhatIfResult {
+pub fn variant() -> Sides {
     let (base, variant) = (tiny(), dense());
     let token = |position: usize| base.token(position).cloned();
     let base_tokens: Vec<TokenInfo> = (N_PROMPT..N_TOKENS).filter_map(token).collect();
@@ -339,13 +339,15 @@ pub fn variant() -> WhatIfResult {
             n_selected_only_variant: vec![0, 3, 0, 1, 0, 0],
         })
         .collect();
-    WhatIfResult {
-        request: WhatIf {
-            from: N_PROMPT,
-            n_tokens: 16,
-            dense: true,
-            ..WhatIf::default()
-        },
+    let request = WhatIf {
+        from: N_PROMPT,
+        n_tokens: 16,
+        dense: true,
+        ..WhatIf::default()
+    };
+    Sides {
+        words: request.words(),
+        from: request.from,
         base_tokens,
         variant_tokens,
         divergences,

@@ -16,8 +16,7 @@ use super::*;
 pub struct World {
     recording: Option<Recording>,
     dense: Option<Recording>,
-    variant: Option<WhatIfResult>,
-    compared: Option<Recording>,
+    sides: Option<Sides>,
     messages: Vec<std::ops::Range<usize>>,
     live: LiveStats,
     is_recording: bool,
@@ -43,7 +42,7 @@ impl World {
     fn full() -> Self {
         let mut world = Self {
             dense: Some(testing::dense()),
-            variant: Some(testing::variant()),
+            sides: Some(testing::variant()),
             live: testing::live(),
             ..Self::of(testing::tiny())
         };
@@ -56,8 +55,7 @@ impl World {
         Shown {
             recording: self.recording.as_ref(),
             dense: self.dense.as_ref(),
-            variant: self.variant.as_ref(),
-            compared: self.compared.as_ref(),
+            sides: self.sides.as_ref(),
             messages: &self.messages,
             live: self.live.clone(),
             is_recording: self.is_recording,

@@ -9,8 +9,6 @@ pub use form::Form;
 pub use result::{Sides, picture, table};
 
 use super::{InspectorAction, Shown, State, parts};
-use crate::recording::compare::Divergence;
-use crate::recording::{Recording, TokenInfo};
 
 /// A run with something changed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,23 +69,6 @@ impl WhatIf {
             format!("{changes}; from token {} on", self.from)
         }
     }
-}
-
-/// What came of it.
-#[derive(Clone, Debug)]
-pub struct WhatIfResult {
-    /// What was asked for.
-    pub request: WhatIf,
-    /// What was written before, from `request.from` on.
-    pub base_tokens: Vec<TokenInfo>,
-    /// What was written now, from `request.from` on.
-    pub variant_tokens: Vec<TokenInfo>,
-    /// How far the two are apart, for passes that read the same tokens.
-    pub divergences: Vec<Divergence>,
-    /// Recording of the run without the change.
-    pub base: Recording,
-    /// Recording of the run with it.
-    pub variant: Recording,
 }
 
 /// Draws the view.

@@ -99,12 +99,19 @@ pub fn continuations(a: &Recording, b: &Recording) -> Option<usize> {
 
 /// How far the two are apart after every token that both recorded with the same tokens before it.
 pub fn divergences(base: &Recording, variant: &Recording) -> Vec<Divergence> {
-    let end = continuations(base, variant).unwrap_or(base.n_tokens());
-    let positions =
-        (0..end).filter(|&position| base.is_recorded(position) && variant.is_recorded(position));
+    let positions = shared_passes(base, variant);
     positions
         .map(|position| divergence(base, variant, position))
         .collect()
+}
+
+/// Every position that both recorded with the same tokens before it.
+pub fn shared_passes<'a>(
+    base: &'a Recording,
+    variant: &'a Recording,
+) -> impl Iterator<Item = usize> + 'a {
+    let end = continuations(base, variant).unwrap_or(base.n_tokens());
+    (0..end).filter(|&position| base.is_recorded(position) && variant.is_recorded(position))
 }
 
 /// How far the two are apart at `position`. That the same tokens lie before it is the caller's to know.

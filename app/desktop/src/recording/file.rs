@@ -128,6 +128,15 @@ impl Recording {
         write::save(self, path).with_context(|| path.display().to_string())
     }
 
+    /// Whether the file at `path` is one that [`Recording::open`] reads, by its header.
+    pub fn is_there(path: &Path) -> bool {
+        let label = |columns: Columns| serde_json::from_str::<Label>(columns.description());
+        let label = Columns::open(path)
+            .ok()
+            .and_then(|columns| label(columns).ok());
+        label.is_some_and(|label| ["recording", "trace"].contains(&label.kind.as_str()))
+    }
+
     /// Reads what [`Recording::save`] wrote, or what `sparsight trace` did. A trace does not say what its
     /// model is called or how long its context is, and knows no texts: tokens are `#id` then.
     ///

@@ -33,6 +33,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// As by default, with as many whole rows of logits as fit 256 MiB, to be compared with others.
+    pub fn with_logits() -> Self {
+        Self {
+            logits_bytes: 256 << 20,
+            ..Self::default()
+        }
+    }
+
     fn of(&self, kind: Kind) -> usize {
         match kind {
             Kind::Layers => self.layers_bytes,

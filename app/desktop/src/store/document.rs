@@ -1,6 +1,9 @@
 //! A whole conversation as one value: what a JSON file holds, and what is read from a damaged database.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 use engine::chat::Message;
 use rusqlite::{Connection, Transaction};
@@ -9,7 +12,7 @@ use serde_json::Value;
 
 use super::conversations::{self, NewConversation};
 use super::error::Result;
-use super::facts::AnswerFacts;
+use super::facts::{AnswerFacts, PromptIds};
 use super::nodes::{self, NewNode, NodeState};
 use super::{ConversationId, FolderId, NodeId};
 
@@ -51,6 +54,13 @@ pub(super) struct DocumentNode {
     pub facts: Option<AnswerFacts>,
 }
 
+/// Whether the file at `path` is a conversation that was written here.
+pub fn is_conversation(path: &Path) -> bool {
+    let mut begin = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut begin));
+    read.is_ok() && String::from_utf8_lossy(&begin).contains(&format!("\"format\": \"{FORMAT}\""))
+}
+
 /// The conversation `id`.
 ///
 /// # Errors
@@ -65,8 +75,12 @@ pub(super) fn load(connection: &Connection, id: ConversationId) -> Result<Docume
     let numbers: HashMap<NodeId, i64> = ids.iter().copied().zip(1..).collect();
     let number = |id: NodeId| numbers.get(&id).copied();
     let mut nodes = Vec::with_capacity(ids.len());
+    let mut prompt = PromptIds::default();
     for (&id, number_of_node) in ids.iter().zip(1..) {
-        let (node, used) = nodes::load(connection, id)?;
+        let (node, used) = nodes::load(connection, id, &prompt)?;
+        if let Some(facts) = &node.facts {
+            prompt = facts.prompt_ids.clone();
+        }
         nodes.push(DocumentNode {
             id: number_of_node,
             parent: node.parent.and_then(number),

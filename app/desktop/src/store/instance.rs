@@ -61,6 +61,14 @@ impl Instance {
         }
     }
 
+    /// The instance of this token once more, for another connection of it.
+    pub fn beside(token: &str) -> Self {
+        Self {
+            token: token.to_owned(),
+            file: None,
+        }
+    }
+
     /// Tells the others that this instance has the database at `path` open.
     pub fn register(path: &Path, _opening: &Opening) -> Result<Self> {
         let token = token();

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, StoreError};
-use super::facts::{AnswerFacts, bytes_from_ids, ids_from_bytes};
+use super::facts::{AnswerFacts, PromptIds, bytes_from_ids, ids_from_bytes};
 use super::{ConversationId, NodeId, Store, conversations, now_ms, search};
 
 /// How far a message is.
@@ -106,8 +106,8 @@ pub(super) fn message_text(message: &Message) -> Result<String> {
     })
 }
 
-/// A node and its counter of use.
-pub(super) fn load(connection: &Connection, id: NodeId) -> Result<(Node, i64)> {
+/// A node and its counter of use. Its prompt is shared with `prompt` as far as they are the same.
+pub(super) fn load(connection: &Connection, id: NodeId, prompt: &PromptIds) -> Result<(Node, i64)> {
     let found = connection
         .prepare_cached(
             "SELECT conversation, parent, state, created_ms, used, message, facts
@@ -147,7 +147,7 @@ pub(super) fn load(connection: &Connection, id: NodeId) -> Result<(Node, i64)> {
                 ids_from_bytes(&bytes.unwrap_or_default())
                     .ok_or_else(|| bad(format!("its {part} ids are no multiple of 4 bytes")))
             };
-            facts.prompt_ids = ids(PROMPT)?;
+            facts.prompt_ids = PromptIds::share(ids(PROMPT)?, prompt);
             facts.ids = ids(ANSWER)?;
             Some(facts)
         }
@@ -179,7 +179,7 @@ fn facts_text(facts: &AnswerFacts) -> Result<String> {
         device: facts.device.clone(),
         stop: facts.stop.clone(),
         settings: facts.settings.clone(),
-        prompt_ids: Vec::new(),
+        prompt_ids: PromptIds::default(),
         ids: Vec::new(),
         ..*facts
     };
@@ -191,14 +191,16 @@ fn facts_text(facts: &AnswerFacts) -> Result<String> {
 
 /// Those that are there already cost no write: a prompt does not change while its answer is written.
 fn write_ids(transaction: &Transaction, id: NodeId, facts: &AnswerFacts) -> Result<()> {
-    for (part, ids) in [(PROMPT, &facts.prompt_ids), (ANSWER, &facts.ids)] {
+    let prompt = bytes_from_ids(facts.prompt_ids.iter());
+    let answer = bytes_from_ids(facts.ids.iter().copied());
+    for (part, bytes) in [(PROMPT, prompt), (ANSWER, answer)] {
         transaction
             .prepare_cached(
                 "INSERT INTO token_ids (node, part, ids) VALUES (?1, ?2, ?3)
                  ON CONFLICT (node, part) DO UPDATE SET ids = excluded.ids
                  WHERE ids IS NOT excluded.ids",
             )?
-            .execute(params![id, part, bytes_from_ids(ids)])?;
+            .execute(params![id, part, bytes])?;
     }
     Ok(())
 }
@@ -412,7 +414,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::BadValue`]
     pub fn node(&self, id: NodeId) -> Result<Node> {
-        load(&self.connection, id).map(|(node, _)| node)
+        load(&self.connection, id, &PromptIds::default()).map(|(node, _)| node)
     }
 
     /// The chosen branch, first message first.
@@ -434,9 +436,18 @@ impl Store {
             parents.insert(id, parent);
         }
         let mut path = Vec::new();
+        // The longest comes first: those before share what they begin with.
+        let mut prompt = PromptIds::default();
         let mut next = leaf;
         while let Some(id) = next {
-            let (node, _) = load(&snapshot, id)?;
+            let (node, _) = load(&snapshot, id, &prompt)?;
+            if let Some(facts) = node
+                .facts
+                .as_ref()
+                .filter(|facts| !facts.prompt_ids.is_empty())
+            {
+                prompt = facts.prompt_ids.clone();
+            }
             let parent = parents.get(&id).copied().flatten();
             let siblings = children.get(&parent).cloned().unwrap_or_default();
             path.push(PathEntry {

@@ -183,6 +183,45 @@ impl Store {
     }
 }
 
+/// The way to one more connection to an open database, for another thread.
+pub struct Beside {
+    path: Option<PathBuf>,
+    token: String,
+}
+
+impl Store {
+    /// The way to one more connection to this database, for what takes long on another thread.
+    pub fn beside(&self) -> Beside {
+        Beside {
+            path: self.path.clone(),
+            token: self.instance.token.clone(),
+        }
+    }
+}
+
+impl Beside {
+    /// The database, by a connection of its own, which waits longer for others. It belongs to the same
+    /// instance of the program.
+    ///
+    /// # Errors
+    /// It cannot be opened: the file is gone, or it is in memory, where nobody else can look.
+    pub fn open(&self) -> Result<Store> {
+        let Some(path) = &self.path else {
+            let problem = "there is one connection to a database in memory, expected a file";
+            return Err(StoreError::io(":memory:", std::io::Error::other(problem)));
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        configure(&connection)?;
+        Ok(Store {
+            connection,
+            instance: Instance::beside(&self.token),
+            path: Some(path.clone()),
+            is_search_repaired: false,
+        })
+    }
+}
+
 fn not_writable(path: &Path, problem: &str) -> StoreError {
     StoreError::NotWritable {
         path: path.to_owned(),

@@ -165,7 +165,7 @@ fn documents(from: &Connection) -> Vec<Found> {
         let mut ids = |part: &str| ids_of.remove(&(id, part.to_owned())).unwrap_or_default();
         let facts = text(&row[6]).and_then(|text| serde_json::from_str(text).ok());
         let facts = facts.map(|facts: AnswerFacts| AnswerFacts {
-            prompt_ids: ids(nodes::PROMPT),
+            prompt_ids: ids(nodes::PROMPT).into(),
             ids: ids(nodes::ANSWER),
             ..facts
         });

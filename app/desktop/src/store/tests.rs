@@ -37,7 +37,7 @@ fn facts() -> AnswerFacts {
         thinking_ms: Some(1234.0),
         stop: "end of text".into(),
         settings: json!({"temperature": 0.1, "z": null, "a": [u64::MAX]}),
-        prompt_ids: vec![0, 129_279, u32::MAX],
+        prompt_ids: vec![0, 129_279, u32::MAX].into(),
         ids: vec![7; 1000],
     }
 }

@@ -1,7 +1,5 @@
 //! Lists of conversations and folders, the open one, search, export and import.
 
-use std::path::Path;
-
 use super::*;
 use crate::settings::Sampling;
 
@@ -42,6 +40,7 @@ impl App {
             None => Vec::new(),
         };
         self.spans.clear();
+        self.starts.of = None;
     }
 
     pub(in crate::app) fn open_conversation(&mut self, id: ConversationId) {
@@ -130,7 +129,10 @@ impl App {
                 conversation,
                 message,
             } => self.open_hit(ConversationId(conversation), message.map(NodeId)),
-            SidebarAction::Search(query) => self.search(&query),
+            SidebarAction::Search(query) => {
+                self.search(query);
+                return;
+            }
             SidebarAction::Rename { id, title } => {
                 self.store.rename_conversation(ConversationId(id), &title)
             }
@@ -182,21 +184,32 @@ impl App {
         Ok(())
     }
 
-    fn search(&mut self, query: &str) -> crate::store::Result<()> {
+    /// Has a helper search; one that still does is let go.
+    fn search(&mut self, query: String) {
+        self.hits = None;
+        self.helpers.call_off(Task::Search);
         if query.trim().is_empty() {
-            self.hits = None;
-            return Ok(());
+            return;
         }
-        let hits = self.store.search(query, N_HITS)?;
-        let row = |hit: crate::store::Hit| SearchHit {
-            conversation: hit.conversation.0,
-            message: hit.node.map(|node| node.0),
-            title: hit.title,
-            snippet: hit.snippet,
-            marks: hit.matches,
-        };
-        self.hits = Some(hits.into_iter().map(row).collect());
-        Ok(())
+        let store = self.store.beside();
+        self.helpers.start(Task::Search, move |interest| {
+            // Somebody types: the next letter comes before many a search is over.
+            if !interest.lasts() {
+                return Err("it was called off".into());
+            }
+            let found = store
+                .open()
+                .and_then(|mut store| store.search(&query, N_HITS));
+            let row = |hit: crate::store::Hit| SearchHit {
+                conversation: hit.conversation.0,
+                message: hit.node.map(|node| node.0),
+                title: hit.title,
+                snippet: hit.snippet,
+                marks: hit.matches,
+            };
+            let hits = found.map_err(|error| error.to_string())?;
+            Ok(Done::Hits(hits.into_iter().map(row).collect()))
+        });
     }
 
     fn delete(&mut self, id: ConversationId) -> crate::store::Result<()> {
@@ -229,12 +242,27 @@ impl App {
         self.question = Some(Question::new(Wanted::ExportConversation(id, format), &name));
     }
 
-    pub(in crate::app) fn import(&mut self, path: &Path) {
-        let imported = self.store.import_file(path);
-        if let Some(id) = self.or_complain(imported) {
-            self.refresh_lists();
-            self.open_conversation(id);
+    /// Imports a file, after those that wait for it already.
+    pub(in crate::app) fn import(&mut self, path: PathBuf) {
+        self.imports.push_back(path);
+        self.import_next();
+    }
+
+    /// Has a helper import the next file, if none is being imported.
+    pub(in crate::app) fn import_next(&mut self) {
+        if self.helpers.is_running(Task::Import) {
+            return;
         }
+        let Some(path) = self.imports.pop_front() else {
+            return;
+        };
+        let store = self.store.beside();
+        self.helpers.start(Task::Import, move |_| {
+            let imported = store.open().and_then(|mut store| store.import_file(&path));
+            imported
+                .map(Done::Imported)
+                .map_err(|error| error.to_string())
+        });
     }
 }
 

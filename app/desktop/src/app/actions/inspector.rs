@@ -1,6 +1,7 @@
 //! What is recorded, looked at and opened in the inspector.
 
 use super::*;
+use crate::store::Beginnings;
 
 /// A timeline that was fed and written in less is recorded without asking, once somebody looks.
 const RECORD_UNASKED_MS: f64 = 10_000.0;
@@ -89,11 +90,19 @@ impl App {
         }
     }
 
-    pub(in crate::app) fn open_trace(&mut self, path: &Path) {
-        let opened = Recording::open(path);
-        if let Some(recording) = self.or_complain(opened.map_err(|error| format!("{error:#}"))) {
-            self.inspecting.open(recording);
+    /// A trace has been read: it is shown, or what is shown is compared with it.
+    pub(in crate::app) fn show_trace(&mut self, wanted: Wanted, file: PathBuf, trace: Recording) {
+        self.call_off_what_if();
+        self.helpers.call_off(Task::Compare);
+        if wanted == Wanted::OpenTrace {
+            self.inspecting.open(trace, file);
+            return;
         }
+        self.inspecting.files.push(file);
+        self.inspecting.compared = Some((trace, None));
+        self.inspecting.sides = None;
+        self.set_inspector(true);
+        self.inspecting.state.show_sides();
     }
 
     /// What the inspector is to show; `messages` are the positions of each message.
@@ -102,14 +111,14 @@ impl App {
         Shown {
             recording: inspecting.recording.as_ref(),
             dense: inspecting.dense.as_ref(),
-            variant: inspecting.variant.as_ref(),
-            compared: inspecting.compared.as_ref(),
+            sides: inspecting.sides.as_ref(),
             messages,
             live: inspecting.live.clone(),
             is_recording: inspecting.is_recording,
             can_run: self.model.ready().is_some()
                 && self.link.is_idle()
                 && inspecting.is_up_to_date()
+                && inspecting.run.is_none()
                 && !inspecting.ids.is_empty(),
             recording_cost: inspecting.cost,
             revision: inspecting.revision,
@@ -120,8 +129,8 @@ impl App {
     pub(in crate::app) fn message_ranges(&self) -> Vec<std::ops::Range<usize>> {
         let mut ranges = Vec::new();
         let mut from = 0;
-        for entry in &self.path {
-            if let Some(start) = self.start_of(entry) {
+        for (entry, start) in self.path.iter().zip(&self.starts.starts) {
+            if let Some(start) = *start {
                 let n = entry.node.facts.as_ref().map_or(0, |facts| facts.ids.len());
                 ranges.push(from..start);
                 ranges.push(start..start + n);
@@ -135,17 +144,22 @@ impl App {
         ranges
     }
 
-    /// Where an answer begins in the recorded timeline, if it is part of it.
-    pub(in crate::app) fn start_of(&self, entry: &PathEntry) -> Option<usize> {
-        let facts = entry
-            .node
-            .facts
-            .as_ref()
-            .filter(|facts| !facts.ids.is_empty())?;
-        let start = facts.prompt_ids.len();
-        let ids = &self.inspecting.ids;
-        let is_there = ids.get(..start)? == facts.prompt_ids
-            && ids.get(start..start + facts.ids.len())? == facts.ids;
-        is_there.then_some(start)
+    /// Looks where the answers of the branch begin in the recorded timeline, if either has changed.
+    pub(in crate::app) fn find_starts(&mut self) {
+        if self.starts.of == Some(self.inspecting.timeline) {
+            return;
+        }
+        self.starts.of = Some(self.inspecting.timeline);
+        let mut beginnings = Beginnings::of(&self.inspecting.ids);
+        let start = |entry: &PathEntry| {
+            let facts = entry.node.facts.as_ref();
+            let facts = facts.filter(|facts| !facts.ids.is_empty())?;
+            let is_there = beginnings.hold(&facts.prompt_ids, &facts.ids);
+            is_there.then(|| facts.prompt_ids.len())
+        };
+        // The longest comes first: it says of those before it how much is the same.
+        let starts: Vec<Option<usize>> = self.path.iter().rev().map(start).collect();
+        self.starts.starts = starts.into_iter().rev().collect();
+        self.starts.n_compared += beginnings.n_compared;
     }
 }

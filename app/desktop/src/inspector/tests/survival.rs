@@ -38,7 +38,7 @@ fn nothing_but_nan() {
     everywhere("nan", || World {
         recording: Some(testing::nan()),
         dense: Some(testing::nan()),
-        compared: Some(testing::nan()),
+        sides: Sides::of_traces(testing::nan(), testing::nan(), || true),
         live: LiveStats {
             tokens_per_second: vec![(f32::NAN, f32::NAN); 3],
             memory: vec![("weights".to_owned(), 0), ("cache".to_owned(), u64::MAX)],

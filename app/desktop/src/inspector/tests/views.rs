@@ -359,7 +359,7 @@ fn timings_show_ops_speed_and_memory() {
 #[test]
 fn what_if_asks_for_what_was_filled_in() {
     let mut world = World::full();
-    world.variant = None;
+    world.sides = None;
     let mut harness = opened(world, "What if");
     assert!(says(&harness, "Run again from token 30"));
     assert!(says(&harness, "Nothing has been run again yet"));
@@ -466,12 +466,12 @@ fn two_runs_stand_side_by_side() {
 #[test]
 fn a_trace_is_compared_where_there_is_no_run() {
     let mut world = World::full();
-    world.variant = None;
+    world.sides = None;
     let mut other = testing::tiny();
     let mut token = other.token(20).unwrap().clone();
     token.id += 1;
     other.set_tokens(20, vec![token]);
-    world.compared = Some(other);
+    world.sides = Sides::of_traces(world.recording.clone().unwrap(), other, || true);
     let harness = opened(world, "What if");
     assert!(says(&harness, "another trace, the same up to token 20"));
     assert!(says(&harness, "They part at token 20"));

@@ -2,9 +2,7 @@
 
 use eframe::egui::{self, Color32, FontId, Rect, Sense, Stroke, Ui, WidgetInfo, pos2, vec2};
 
-use super::WhatIfResult;
 use crate::inspector::parts::{self, TableColumn};
-use crate::inspector::state::Memo;
 use crate::inspector::{InspectorAction, Shown, State, export};
 use crate::palette::Palette;
 use crate::picture::{Anchor, Bar, Caption, Column, LEFT, Picture, RIGHT, Table, WIDTH};
@@ -16,35 +14,34 @@ const N_BEFORE: usize = 8;
 /// Tokens of each side that are shown as running text.
 const N_SHOWN: usize = 512;
 
-/// Two runs.
-#[derive(Debug)]
+/// Two runs, and how far they are apart. Made where nobody is drawing: the numbers are of whole rows of
+/// logits.
+#[derive(Clone, Debug)]
 pub struct Sides {
     /// What differs between them, in words.
-    words: String,
+    pub words: String,
     /// Position of the first token of each side.
-    from: usize,
-    base_tokens: Vec<TokenInfo>,
-    variant_tokens: Vec<TokenInfo>,
-    divergences: Vec<Divergence>,
-    base: Recording,
-    variant: Recording,
+    pub from: usize,
+    /// What was written before, from there on.
+    pub base_tokens: Vec<TokenInfo>,
+    /// What was written with the change.
+    pub variant_tokens: Vec<TokenInfo>,
+    /// How far the two are apart, for passes that read the same tokens.
+    pub divergences: Vec<Divergence>,
+    /// Recording of the run without the change.
+    pub base: Recording,
+    /// Recording of the run with it.
+    pub variant: Recording,
 }
 
 impl Sides {
-    fn of_run(run: &WhatIfResult) -> Self {
-        Self {
-            words: run.request.words(),
-            from: run.request.from,
-            base_tokens: run.base_tokens.clone(),
-            variant_tokens: run.variant_tokens.clone(),
-            divergences: run.divergences.clone(),
-            base: run.base.clone(),
-            variant: run.variant.clone(),
-        }
-    }
-
-    fn of_traces(base: &Recording, variant: &Recording) -> Self {
-        let differs = compare::continuations(base, variant);
+    /// Of two traces; `None` if `goes_on` says no in between.
+    pub fn of_traces(
+        base: Recording,
+        variant: Recording,
+        goes_on: impl Fn() -> bool,
+    ) -> Option<Self> {
+        let differs = compare::continuations(&base, &variant);
         let from = differs.unwrap_or(0).saturating_sub(N_BEFORE);
         let tokens = |recording: &Recording| -> Vec<TokenInfo> {
             let tokens = (from..recording.n_tokens()).map_while(|p| recording.token(p).cloned());
@@ -54,23 +51,22 @@ impl Sides {
             Some(position) => format!("another trace, the same up to token {position}"),
             None => "another trace with the same tokens".to_owned(),
         };
-        Self {
+        let mut divergences = Vec::new();
+        for position in compare::shared_passes(&base, &variant) {
+            if !goes_on() {
+                return None;
+            }
+            divergences.push(compare::divergence(&base, &variant, position));
+        }
+        Some(Self {
             words,
             from,
-            base_tokens: tokens(base),
-            variant_tokens: tokens(variant),
-            divergences: compare::divergences(base, variant),
-            base: base.clone(),
-            variant: variant.clone(),
-        }
-    }
-
-    fn of(shown: &Shown<'_>) -> Option<Self> {
-        match (shown.variant, shown.recording, shown.compared) {
-            (Some(run), ..) => Some(Self::of_run(run)),
-            (None, Some(base), Some(variant)) => Some(Self::of_traces(base, variant)),
-            _ => None,
-        }
+            base_tokens: tokens(&base),
+            variant_tokens: tokens(&variant),
+            divergences,
+            base,
+            variant,
+        })
     }
 
     fn n_tokens(&self) -> usize {
@@ -125,23 +121,18 @@ pub fn result_ui(
     state: &mut State,
     actions: &mut Vec<InspectorAction>,
 ) {
-    if shown.variant.is_none() && shown.compared.is_none() {
+    let Some(sides) = shown.sides else {
         ui.label("Nothing has been run again yet; what is written then stands beside what was written first.");
         return;
-    }
-    let mut memo: Memo<u64, Option<Sides>> = std::mem::take(&mut state.sides);
-    let sides = memo.get(parts::version(shown), || Sides::of(shown));
-    if let Some(sides) = sides {
-        ui.strong(&sides.words);
-        ui.label(sides.summary());
-        texts_ui(ui, sides, state);
-        ui.add_space(4.0);
-        ui.label("KL of what was expected after each token, in nats");
-        kl_ui(ui, shown, state, sides, actions);
-        layers_ui(ui, shown, state, sides);
-        tokens_ui(ui, shown, state, sides, actions);
-    }
-    state.sides = memo;
+    };
+    ui.strong(&sides.words);
+    ui.label(sides.summary());
+    texts_ui(ui, sides, state);
+    ui.add_space(4.0);
+    ui.label("KL of what was expected after each token, in nats");
+    kl_ui(ui, shown, state, sides, actions);
+    layers_ui(ui, shown, state, sides);
+    tokens_ui(ui, shown, state, sides, actions);
 }
 
 fn texts_ui(ui: &mut Ui, sides: &Sides, state: &mut State) {
@@ -481,7 +472,7 @@ pub fn table(shown: &Shown<'_>, state: &State) -> Table {
         Column::new("n_selected_only_variant", "positions, all layers"),
     ];
     let mut table = export::table(shown, state, columns);
-    let Some(sides) = Sides::of(shown) else {
+    let Some(sides) = shown.sides else {
         return table;
     };
     table.about.push(("change".to_owned(), sides.words.clone()));
@@ -539,7 +530,7 @@ pub fn table(shown: &Shown<'_>, state: &State) -> Table {
 /// Both texts, KL by position, and differences by layer.
 pub fn picture(shown: &Shown<'_>, _state: &State, caption: &Caption) -> Picture {
     let palette = Palette::PAPER;
-    let Some(sides) = Sides::of(shown) else {
+    let Some(sides) = shown.sides else {
         let (picture, y) = Picture::new(caption);
         return export::nothing(picture, y);
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::ensure;
 use engine::trace::{Frame, Stage, Value};
 
-use super::super::{Header, Origin, Recording};
+use super::super::{Header, Limits, Origin, Recording};
 use super::read::check_header;
 
 /// A recording of what `frames` hold. Tokens of the first frame, and of frames of more than one token, count
@@ -14,6 +14,7 @@ pub(super) fn recording(frames: &[Frame], model: String) -> anyhow::Result<Recor
     let header = header(frames, model);
     check_header(&header)?;
     let mut recording = Recording::new(header);
+    recording.set_limits(Limits::with_logits());
     for (step, frame) in frames.iter().enumerate() {
         let problems = recording.push_frame(frame);
         ensure!(problems.is_empty(), "step {step}: {}", problems.join("; "));

@@ -24,7 +24,7 @@ fn writes_until_it_is_killed() {
     println!("node {}", node.0);
     let mut answer = assistant("");
     let mut facts = AnswerFacts {
-        prompt_ids: vec![5; 4000],
+        prompt_ids: vec![5; 4000].into(),
         ..AnswerFacts::default()
     };
     for n in 0_u32.. {

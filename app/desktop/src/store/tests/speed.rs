@@ -50,7 +50,7 @@ fn long_conversation(store: &mut Store) -> ConversationId {
             .append(id, Some(question), &answer, NodeState::Streaming)
             .unwrap();
         let facts = AnswerFacts {
-            prompt_ids: vec![9; 500 * turn],
+            prompt_ids: vec![9; 500 * turn].into(),
             ids: vec![7; 450],
             ..facts()
         };
@@ -102,7 +102,7 @@ fn times_of_a_large_database() {
         .unwrap();
     let answer = assistant(&text(10_000, 1));
     let mut facts = facts();
-    facts.prompt_ids = vec![5; 100_000];
+    facts.prompt_ids = vec![5; 100_000].into();
     print(
         "update of a streaming answer of 10,000 tokens",
         best(|| {

@@ -147,7 +147,7 @@ fn an_answer_keeps_its_facts() {
         .unwrap();
     assert_eq!(store.node(node).unwrap().facts, None);
     let early = AnswerFacts {
-        prompt_ids: vec![1, 2],
+        prompt_ids: vec![1, 2].into(),
         ids: vec![3],
         ..AnswerFacts::default()
     };
