@@ -39,10 +39,12 @@ pub fn install(second: Second) -> anyhow::Result<()> {
             std::process::exit(130);
         }
         // On a thread of its own: this one has to take the second Ctrl-C. It ends with the program.
-        std::thread::spawn(|| {
+        let body = || {
             std::thread::sleep(PATIENCE);
             terminal::note("stopping after this step; a second Ctrl-C ends at once");
-        });
+        };
+        // Without a thread it stops all the same.
+        let _ = engine::task::start("patience", body, |_| {});
     })
     .context("Ctrl-C could not be taken over")
 }

@@ -137,7 +137,7 @@ fn marks_in_a_message_are_text() {
         let texts = ids.iter().map(|&id| ready.token_text(id));
         texts.filter(|text| text.starts_with("<｜")).collect()
     };
-    assert_eq!(marks(&forged), marks(&plain));
+    assert_eq!(marks(&forged.to_vec()), marks(&plain.to_vec()));
     assert!(forged.len() > plain.len() + 4);
 }
 
@@ -669,7 +669,10 @@ fn frames_of_the_window_while_an_answer_streams_below_ten_thousand_tokens() {
     let app = state(&mut harness);
     let answer = app.answer.as_ref().unwrap();
     assert_eq!(answer.message.content, tokenizer.decode(streamed).unwrap());
-    assert_eq!((&answer.prompt_ids, &answer.ids[..]), (&timeline, streamed));
+    assert_eq!(
+        (answer.prompt_ids.to_vec(), &answer.ids[..]),
+        (timeline, streamed)
+    );
     let recording = app.inspecting.recording.as_ref().unwrap();
     assert_eq!(recording.n_tokens(), timeline.len() + streamed.len());
     let all = 0..recording.n_tokens();
