@@ -671,7 +671,7 @@ fn frames_of_the_window_while_an_answer_streams_below_ten_thousand_tokens() {
     assert_eq!(answer.message.content, tokenizer.decode(streamed).unwrap());
     assert_eq!(
         (answer.prompt_ids.to_vec(), &answer.ids[..]),
-        (timeline, streamed)
+        (timeline.clone(), streamed)
     );
     let recording = app.inspecting.recording.as_ref().unwrap();
     assert_eq!(recording.n_tokens(), timeline.len() + streamed.len());
