@@ -196,3 +196,32 @@ fn a_small_binding_cuts_experts_and_head_into_slices() {
     // 14.7 MB a matrix: nine of 257 experts fit one binding.
     assert_eq!(n("mlp_up"), 3 + 58 * 257_usize.div_ceil(9));
 }
+
+#[test]
+fn a_cache_grows_to_the_largest_binding_and_says_what_fits_beyond() {
+    let config = config();
+    let exact = CacheFormat::default();
+    let bf16 = CacheFormat {
+        latent: LatentFormat::Bf16,
+        ..exact
+    };
+    // 2,304, 1,152 and 656 bytes of latents a token; 512 bytes of f32 keys, 132 in pages of 64.
+    for (format, most) in [(exact, 58_254), (bf16, 116_508), (FORMAT, 163_840)] {
+        let at = |position| {
+            let small = CountCall {
+                format,
+                max_binding_bytes: 128 << 20,
+                ..call(position, 1)
+            };
+            count(&config, &small)
+        };
+        // Just beyond a doubling, and the last token that there is room for.
+        for position in [32_768, most.min(131_072) - 1] {
+            at(position).unwrap_or_else(|error| panic!("{format:?} at {position}: {error}"));
+        }
+        if most < config.max_position_embeddings {
+            let error = at(most).unwrap_err().to_string();
+            assert!(error.contains(&format!("at most {most}")), "{error}");
+        }
+    }
+}

@@ -80,6 +80,14 @@ pub(crate) trait Layers: Any + std::fmt::Debug + Send + Sync {
     fn truncate(&mut self, n_tokens: usize);
     /// Bytes taken now, whole pages counted.
     fn bytes(&self) -> CacheBytes;
+    /// Most tokens that the device can hold, where that is not a matter of memory.
+    fn most_tokens(&self) -> usize {
+        usize::MAX
+    }
+    /// Refuses `n_tokens` in all, if that is more.
+    fn check(&self, _n_tokens: usize) -> Result<()> {
+        Ok(())
+    }
     /// The same once more, for a timeline of its own.
     ///
     /// # Errors
@@ -136,6 +144,16 @@ impl Cache {
         };
         fork.truncate(n_tokens);
         Ok(fork)
+    }
+
+    /// Most tokens that can be held.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.layers.most_tokens()
+    }
+
+    /// Refuses `n_tokens` in all, if they cannot be held, and says how many could.
+    pub(crate) fn check(&self, n_tokens: usize) -> Result<()> {
+        self.layers.check(n_tokens)
     }
 
     /// Says that every layer has taken `n` more tokens.

@@ -306,6 +306,16 @@ impl Device {
         open_adapter(instance, all.swap_remove(index), kernels)
     }
 
+    /// The same device as if it granted no larger binding, if it is a wgpu adapter: weights are then cut
+    /// into more slices and caches hold less. For tests of that.
+    pub fn with_bindings_of(mut self, max_binding_bytes: usize) -> Self {
+        if let Place::Gpu { gpu } = &mut self.place {
+            *gpu = gpu.with_bindings_of(max_binding_bytes);
+            self.info.max_binding_bytes = Some(max_binding_bytes as u64);
+        }
+        self
+    }
+
     /// Whether this is the CPU with our own bodies.
     pub fn is_cpu(&self) -> bool {
         matches!(self.place, Place::Host)

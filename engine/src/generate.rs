@@ -151,7 +151,7 @@ impl Generation {
         tokenizer: Option<Arc<Tokenizer>>,
         options: GenerateOptions,
     ) -> Result<Self> {
-        session.model().check_ids(prompt, session.position())?;
+        session.check(prompt, session.position())?;
         if tokenizer.is_none() && !options.stop_strings.is_empty() {
             return Err(Error::Setting {
                 name: "stop strings".into(),

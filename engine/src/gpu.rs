@@ -24,6 +24,8 @@ mod tuning;
 mod watch;
 mod weights;
 
+#[cfg(test)]
+pub(crate) use count::count_with;
 pub use count::{CountCall, count, counted_bits, least_layer_bytes};
 pub(crate) use forward::GpuModel;
 pub(crate) use launch::Gpu;

@@ -196,6 +196,7 @@ impl Model {
     pub(crate) fn forward(&self, spans: &mut [Span]) -> Result<Vec<Output>> {
         for span in spans.iter() {
             self.check_ids(span.ids, span.cache.n_tokens())?;
+            span.cache.check(span.cache.n_tokens() + span.ids.len())?;
         }
         let result = self.body.forward(&self.config, spans);
         for span in spans {
@@ -224,6 +225,7 @@ impl Model {
         self.check_mtp()?;
         self.check_options(options)?;
         self.check_ids(next_ids, cache.n_tokens())?;
+        cache.check(cache.n_tokens() + next_ids.len())?;
         if hidden.n_rows() != next_ids.len() {
             return Err(Error::Setting {
                 name: "MTP input".into(),

@@ -386,7 +386,7 @@ impl Worker {
             Prompt::Whole(_) => 0,
         };
         let (Prompt::Append(ids) | Prompt::Whole(ids)) = &prompt;
-        state.session.model().check_ids(ids, start)?;
+        state.session.check(ids, start)?;
         state.session.set_forward(forward.clone())?;
         // A run that a panic ended may have left its records.
         state.session.take_routes();

@@ -110,9 +110,16 @@ impl Session {
         self.tokens.len()
     }
 
-    /// Positions that the context holds.
+    /// Positions that the context holds: the model's, or as many as the device's caches can.
     pub fn context(&self) -> usize {
-        self.model.config().max_position_embeddings
+        let context = self.model.config().max_position_embeddings;
+        context.min(self.cache.most_tokens())
+    }
+
+    /// Refuses what cannot be fed at `position`, before anything is computed.
+    pub(crate) fn check(&self, ids: &[u32], position: usize) -> Result<()> {
+        self.model.check_ids(ids, position)?;
+        self.cache.check(position + ids.len())
     }
 
     /// Bytes that the caches take.
@@ -238,7 +245,7 @@ impl Session {
         ids: &[u32],
         mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
-        self.model.check_ids(ids, self.position())?;
+        self.check(ids, self.position())?;
         let mut done = 0;
         for chunk in ids.chunks(self.chunk_tokens()) {
             let is_last = done + chunk.len() == ids.len();

@@ -61,6 +61,23 @@ impl Layers for Vec<LayerCache> {
         self.iter().map(bytes).sum()
     }
 
+    fn most_tokens(&self) -> usize {
+        let keys = |layer: &LayerCache| layer.keys.as_ref().map(KeyBuffer::most_tokens);
+        let latents = |layer: &LayerCache| Some(layer.latent.most_tokens());
+        let most = self.iter().flat_map(|layer| [latents(layer), keys(layer)]);
+        most.flatten().min().unwrap_or(usize::MAX)
+    }
+
+    fn check(&self, n_tokens: usize) -> Result<()> {
+        for layer in self {
+            layer.latent.check(n_tokens)?;
+            if let Some(keys) = &layer.keys {
+                keys.check(n_tokens)?;
+            }
+        }
+        Ok(())
+    }
+
     fn fork(&self) -> Result<Box<dyn Layers>> {
         let fork = |layer: &LayerCache| {
             Ok(LayerCache {

@@ -1,13 +1,14 @@
 //! What earlier tokens left behind, in the layouts that the kernels read.
 //!
-//! A cache is one buffer a layer, so that a kernel needs one binding: it doubles when it is full,
-//! which copies it on the device, and shrinks by forgetting.
+//! A cache is one buffer a layer, so that a kernel needs one binding: it doubles when it is full, up to
+//! the largest binding, which copies it on the device, and shrinks by forgetting.
 
 use shaders::{copy_words, key_cache, latent_cache};
 
 use super::launch::{Buffer, Gpu};
-use crate::Result;
+use super::sizes::MOST_POSITIONS;
 use crate::cache::{KeyFormat, LatentFormat};
+use crate::{Error, Result};
 
 /// Tokens of a new cache. A multiple of every page.
 const FIRST_TOKENS: usize = 1024;
@@ -39,6 +40,26 @@ impl Layout {
             Self::Keys { format, dim } => key_cache::words(format, dim, n_tokens),
         }
     }
+
+    /// Most tokens that one binding of `gpu` holds, and that kernels can count.
+    fn most_tokens(self, gpu: &Gpu) -> usize {
+        // Whole 16-byte units, as buffers are.
+        let words = gpu.max_binding_bytes() / 16 * 4;
+        let most = match self {
+            Self::Keys { format, dim } if format == key_cache::FP8 => {
+                words / key_cache::page_words(dim) * key_cache::PAGE_TOKENS
+            }
+            _ => words / self.words(1),
+        };
+        most.min(MOST_POSITIONS)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Latent { .. } => "latent cache",
+            Self::Keys { .. } => "indexer key cache",
+        }
+    }
 }
 
 impl Growing {
@@ -52,24 +73,42 @@ impl Growing {
         }
     }
 
+    /// Refuses `needed` tokens in all, if no binding holds them.
+    fn check(&self, needed: usize) -> Result<()> {
+        let most = self.words.most_tokens(&self.gpu);
+        if needed <= most {
+            return Ok(());
+        }
+        Err(Error::Setting {
+            name: format!("{} of a layer", self.words.name()),
+            found: format!("{needed} tokens"),
+            expected: format!(
+                "at most {most}, what this device's largest binding of {} bytes holds: a smaller cache format takes more",
+                self.gpu.max_binding_bytes()
+            ),
+        })
+    }
+
     /// Room for `n` more tokens, which count as there.
     fn grow(&mut self, n: usize, most: usize) -> Result<&Buffer> {
         let needed = self.n_tokens + n;
+        self.check(needed)?;
         if needed > self.capacity {
             let mut capacity = self.capacity.max(FIRST_TOKENS);
             while capacity < needed {
                 capacity *= 2;
             }
-            // Not beyond what the context can hold, but for whole pages.
+            // Not beyond what the context and a binding can hold, but for whole pages of the context.
             let capacity = capacity
                 .min(most.next_multiple_of(FIRST_TOKENS))
+                .min(self.words.most_tokens(&self.gpu))
                 .max(needed);
             let larger = self.gpu.empty(self.words.words(capacity));
             if let Some(old) = &self.buffer
                 && self.n_tokens > 0
             {
                 let call = copy_words::Call {
-                    n: old.n_words(),
+                    n: self.words.words(self.n_tokens),
                     from_offset: 0,
                     to_offset: 0,
                 };
@@ -163,6 +202,16 @@ impl LatentBuffer {
         self.format
     }
 
+    /// Most tokens that one binding holds.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.cache.words.most_tokens(&self.cache.gpu)
+    }
+
+    /// Refuses `n_tokens` in all, if no binding holds them.
+    pub(crate) fn check(&self, n_tokens: usize) -> Result<()> {
+        self.cache.check(n_tokens)
+    }
+
     /// Room for `n` more of at most `most` tokens.
     pub(crate) fn grow(&mut self, n: usize, most: usize) -> Result<&Buffer> {
         self.cache.grow(n, most)
@@ -200,6 +249,16 @@ impl KeyBuffer {
     /// The kernels' KEYS knob.
     pub(crate) fn format(&self) -> u32 {
         self.format
+    }
+
+    /// Most tokens that one binding holds.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.cache.words.most_tokens(&self.cache.gpu)
+    }
+
+    /// Refuses `n_tokens` in all, if no binding holds them.
+    pub(crate) fn check(&self, n_tokens: usize) -> Result<()> {
+        self.cache.check(n_tokens)
     }
 
     /// Room for `n` more of at most `most` tokens.

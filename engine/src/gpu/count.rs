@@ -38,6 +38,11 @@ pub fn count(config: &Config, call: &CountCall) -> Result<Profile> {
         subgroups: true,
         fat_threads: false,
     };
+    count_with(config, call, tuning)
+}
+
+/// [`count`] for a device that gets this variant of the kernels.
+pub(crate) fn count_with(config: &Config, call: &CountCall, tuning: Tuning) -> Result<Profile> {
     let gpu = Gpu::counting(tuning, call.max_binding_bytes);
     let source = WeightSource::Shapes(Shapes::new(config));
     let model = GpuModel::load(gpu.clone(), &source, config, false, &mut |_| true)?

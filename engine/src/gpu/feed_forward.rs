@@ -224,6 +224,7 @@ fn route_call(
     has_bias: bool,
     has_forced: bool,
 ) -> route::Call {
+    let is_greedy = moe.topk_method == TopkMethod::Greedy;
     route::Call {
         scoring: match moe.scoring_func {
             Scoring::Sigmoid => route::SIGMOID,
@@ -237,8 +238,9 @@ fn route_call(
         tokens,
         position,
         n_experts: moe.n_routed_experts,
-        n_groups: moe.n_group,
-        n_kept: moe.topk_group,
+        // Where nobody ranks groups there is one.
+        n_groups: if is_greedy { 1 } else { moe.n_group },
+        n_kept: if is_greedy { 1 } else { moe.topk_group },
         k: moe.num_experts_per_tok,
         n_shared: moe.n_shared_experts,
         normalise: moe.norm_topk_prob,

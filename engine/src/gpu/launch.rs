@@ -14,6 +14,7 @@ use burn::cubecl::prelude::*;
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn::cubecl::{CubeCount, CubeDim, CubeKernel, PrecompiledSource};
 use burn::tensor::Bytes;
+use shaders::kernel::MAX_GROUPS;
 use shaders::{Dispatch, Tuning};
 
 use super::forward::GpuPass;
@@ -162,6 +163,8 @@ impl Gpu {
         let unused = (0..3)
             .map(|_| Buffer {
                 handle: client
+        // Kernels count bytes in 32 bits.
+        let max_binding_bytes = max_binding_bytes.min(u32::MAX as usize);
                     .as_ref()
                     .map(|client| client.create_from_slice(&[0; 64])),
                 n_words: 16,
@@ -180,6 +183,22 @@ impl Gpu {
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.0.tuning
     }
+    /// The same device as if it granted no larger binding.
+    pub(crate) fn with_bindings_of(&self, max_binding_bytes: usize) -> Self {
+        let Inner {
+            client,
+            tuning,
+            by_reference,
+            ..
+        } = &*self.0;
+        Self::with(
+            client.clone(),
+            *tuning,
+            max_binding_bytes,
+            by_reference.clone(),
+        )
+    }
+
 
     /// Bytes that one binding can reach.
     pub(crate) fn max_binding_bytes(&self) -> usize {
@@ -295,6 +314,12 @@ impl Gpu {
         }
         let mut state = self.state();
         let layer = state.layer;
+        assert!(
+            dispatch.groups.iter().all(|n| *n <= MAX_GROUPS),
+            "{} in a grid of {:?}: sizes were checked when the model was loaded",
+            kernel.name,
+            dispatch.groups
+        );
         let launched = Launched {
             op: kernel.name,
             layer,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::launch::{Buffer, Gpu};
 use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
+use super::sizes::MOST_ROWS;
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -258,7 +259,7 @@ impl Packed {
             rows += part.rows;
         }
         let row_bytes = (cols * bits).div_ceil(128) * 16;
-        let most = gpu.max_binding_bytes() / row_bytes;
+        let most = (gpu.max_binding_bytes() / row_bytes).min(MOST_ROWS);
         // Whole blocks, so that scales need no offset.
         let most = (most / BLOCK * BLOCK).max(1);
         let slices = (0..rows)
