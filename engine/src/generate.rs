@@ -199,7 +199,8 @@ impl Generation {
     /// Feeds one chunk of the prompt, or generates one token.
     ///
     /// # Errors
-    /// The device failed, or the logits are broken.
+    /// The device failed, or the logits are broken. Nothing is lost then: the step can be taken again,
+    /// under other knobs, too.
     ///
     /// # Panics
     /// After it was done.
@@ -214,7 +215,7 @@ impl Generation {
         let from = Instant::now();
         let limit = self.options.max_tokens.unwrap_or(usize::MAX);
         let is_long_enough = self.stats.n_generated >= limit;
-        if let Some(id) = self.next.take() {
+        if let Some(id) = self.next {
             if session.position() + 1 > session.context() {
                 return Ok(self.finish(if is_long_enough {
                     Stop::Length
@@ -223,27 +224,30 @@ impl Generation {
                 }));
             }
             self.feed(session, &[id])?;
+            self.next = None;
         }
         if is_long_enough {
             return Ok(self.finish(Stop::Length));
         }
         let position = session.position();
-        let left = self.left.take().expect("fed tokens leave logits");
+        // Kept until the token is chosen: a step that fails can be taken again.
+        let left = self.left.as_ref().expect("fed tokens leave logits");
         let mask = self
             .options
             .masks
             .as_ref()
             .and_then(|masks| masks.get(position));
         let picked = match (left, mask) {
-            (Next::Picked(picked), _) => picked,
+            (Next::Picked(picked), _) => picked.clone(),
             (Next::Logits(logits), Some(mask)) => self
                 .sampler
-                .pick_masked(&logits, position, &self.seen, mask)?,
-            (Next::Logits(logits), None) => self.sampler.pick(&logits, position, &self.seen)?,
+                .pick_masked(logits, position, &self.seen, mask)?,
+            (Next::Logits(logits), None) => self.sampler.pick(logits, position, &self.seen)?,
         };
         if let Some(kept) = &picked.kept {
             self.masks.record(position, kept)?;
         }
+        self.left = None;
         self.stats.n_generated += 1;
         match self.stats.first_token {
             None => self.stats.first_token = Some(self.started.elapsed()),
@@ -354,13 +358,14 @@ pub fn generate(
     mut emit: impl FnMut(Emitted) -> ControlFlow<()>,
 ) -> Result<Finish> {
     loop {
-        let progress = generation.step(session)?;
+        let progress = generation.step(session);
         let mut flow = ControlFlow::Continue(());
         for frame in session.take_frames() {
             if emit(Emitted::Frame(frame)).is_break() {
                 flow = ControlFlow::Break(());
             }
         }
+        let progress = progress?;
         let told = match &progress {
             Progress::Prefill { done, total } => emit(Emitted::Prefill(*done, *total)),
             Progress::Token(token) => emit(Emitted::Token(token)),

@@ -388,7 +388,8 @@ impl Worker {
         let (Prompt::Append(ids) | Prompt::Whole(ids)) = &prompt;
         state.session.check(ids, start)?;
         state.session.set_forward(forward.clone())?;
-        // A run that a panic ended may have left its records.
+        // A run that a panic ended may have left its records and frames.
+        state.session.take_frames();
         state.session.take_routes();
         state.session.take_selections();
         if record.routes {
@@ -426,12 +427,12 @@ impl Worker {
                 return Ok(generation.cancel());
             }
             let state = self.state()?;
-            let progress = generation.step(&mut state.session)?;
+            let progress = generation.step(&mut state.session);
             let cache_bytes = state.session.cache_bytes();
             for frame in state.session.take_frames() {
                 self.tell(Event::Frame(frame));
             }
-            match progress {
+            match progress? {
                 Progress::Prefill { done, total } => self.tell(Event::Prefill { done, total }),
                 Progress::Token(token) => self.tell(Event::Token(token)),
                 Progress::Done(finish) => return Ok(finish),

@@ -412,6 +412,8 @@ impl Session {
     /// Cuts what is recorded back to the timeline.
     fn forget_records(&mut self) {
         let position = self.tokens.len();
+        let is_there = |frame: &Frame| frame.position + frame.ids.len() <= position;
+        self.frames.retain(is_there);
         if let Some(routes) = &mut self.routes {
             routes.truncate(position);
         }
