@@ -1,7 +1,7 @@
 //! The feed-forwards of a layer on the device: stacks of matrices, one a kind.
 
 use super::launch::{Buffer, Gpu};
-use super::weights::{BLOCK, ColumnsOf, Part, WeightSource, dtype};
+use super::weights::{BLOCK, ColumnsOf, Part, WeightSource, dtype, upload_floats};
 use crate::checkpoint::StoredType;
 use crate::{Error, Result};
 
@@ -24,49 +24,29 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Places the matrices of all experts, all of one shape and type, at most `most` a slice.
-    fn new(gpu: &Gpu, experts: &[ColumnsOf], most: usize) -> Self {
+    fn new(gpu: &Gpu, experts: &[ColumnsOf], most: usize) -> Result<Self> {
         let one = experts[0];
         let (dtype, _) = dtype(one.part.dtype);
         let rows = one.part.rows;
         let expert_bytes = rows * one.unit_bytes();
-        let blocks = if dtype == 3 {
-            rows.div_ceil(BLOCK) * one.n.div_ceil(BLOCK)
-        } else {
-            0
-        };
-        let slices = experts
-            .chunks(most)
-            .enumerate()
-            .map(|(at, experts)| {
-                let w = gpu.upload_with(experts.len() * expert_bytes, || {
-                    let mut bytes = Vec::with_capacity(experts.len() * expert_bytes);
-                    for expert in experts {
-                        expert.append(0..rows, &mut bytes);
-                    }
-                    bytes
-                });
-                let n_scales = (experts.len() * blocks).max(4);
-                let scales = gpu.upload_with(n_scales * 4, || {
-                    let mut all = Vec::with_capacity(n_scales);
-                    for expert in experts {
-                        expert.append_scales(0..rows.div_ceil(BLOCK), &mut all);
-                    }
-                    all.resize(n_scales, 0.0);
-                    bytemuck::cast_slice(&all).to_vec()
-                });
-                StackSlice {
-                    first_expert: at * most,
-                    n_experts: experts.len(),
-                    w,
-                    scales,
-                }
+        let slices = experts.chunks(most).enumerate().map(|(at, experts)| {
+            let bytes = experts.iter().flat_map(|one| one.pieces(0..rows));
+            let mut scales = Vec::new();
+            for expert in experts {
+                expert.append_scales(0..rows.div_ceil(BLOCK), &mut scales);
+            }
+            Ok(StackSlice {
+                first_expert: at * most,
+                n_experts: experts.len(),
+                w: gpu.upload_pieces(experts.len() * expert_bytes, bytes)?,
+                scales: upload_floats(gpu, &scales),
             })
-            .collect();
-        Self {
+        });
+        Ok(Self {
             dtype,
             rows,
-            slices,
-        }
+            slices: slices.collect::<Result<_>>()?,
+        })
     }
 
     fn resident_bytes(&self) -> usize {
@@ -90,6 +70,8 @@ pub(crate) struct Mlps {
 
 /// `gate_proj`, `up_proj` and `down_proj` of one feed-forward.
 pub(crate) struct MlpParts {
+    /// Where it is in the checkpoint.
+    pub name: String,
     pub gate: Part,
     pub up: Part,
     pub down: Part,
@@ -99,6 +81,7 @@ impl MlpParts {
     pub(crate) fn new(source: &WeightSource, prefix: &str) -> Result<Self> {
         let matrix = |name: &str| source.matrix(&format!("{prefix}.{name}.weight"));
         Ok(Self {
+            name: prefix.into(),
             gate: matrix("gate_proj")?,
             up: matrix("up_proj")?,
             down: matrix("down_proj")?,
@@ -152,12 +135,22 @@ impl Mlps {
             .map(|one| one.part.rows * one.unit_bytes())
             .max()
             .expect("three matrices");
-        let most = (gpu.max_binding_bytes() / largest).max(1);
+        let most = gpu.max_binding_bytes() / largest;
+        if most == 0 {
+            return Err(Error::Device {
+                name: "in use".into(),
+                problem: format!(
+                    "{} takes {largest} bytes for one matrix, expected at most {}: the largest binding",
+                    experts[0].name,
+                    gpu.max_binding_bytes()
+                ),
+            });
+        }
         Ok(Self {
             n_experts: gate.len(),
-            gate: Stack::new(gpu, &gate, most),
-            up: Stack::new(gpu, &up, most),
-            down: Stack::new(gpu, &down, most),
+            gate: Stack::new(gpu, &gate, most)?,
+            up: Stack::new(gpu, &up, most)?,
+            down: Stack::new(gpu, &down, most)?,
         })
     }
 

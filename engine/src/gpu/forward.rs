@@ -7,11 +7,11 @@ use shaders::{add_norm, embed, matmul, matvec};
 
 use super::body::{LayerCache, wanted};
 use super::launch::{Buffer, Gpu};
-use super::layer::{FeedForward, Layer, upload_floats};
+use super::layer::{FeedForward, Layer};
 use super::rows::GpuRows;
 use super::sizes::check_sizes;
 use super::watch;
-use super::weights::{Packed, WeightSource};
+use super::weights::{Packed, WeightSource, upload_floats};
 use crate::Result;
 use crate::config::Config;
 use crate::model::{ForwardOptions, LogitRows, Output, OutputRows};
@@ -104,7 +104,7 @@ impl GpuModel {
             Some(GpuMtp {
                 enorm: vector(&format!("{prefix}.enorm.weight"))?,
                 hnorm: vector(&format!("{prefix}.hnorm.weight"))?,
-                eh_proj: Packed::new(&gpu, &source.matrix(&format!("{prefix}.eh_proj.weight"))?),
+                eh_proj: Packed::new(&gpu, &source.matrix(&format!("{prefix}.eh_proj.weight"))?)?,
                 layer: Layer::load(&gpu, source, config, n)?,
                 shared_head_norm: vector(&format!("{prefix}.shared_head.norm.weight"))?,
             })
@@ -117,10 +117,10 @@ impl GpuModel {
             "lm_head.weight"
         };
         Ok(Some(Self {
-            embed_tokens: Packed::new(&gpu, &source.matrix("model.embed_tokens.weight")?),
+            embed_tokens: Packed::new(&gpu, &source.matrix("model.embed_tokens.weight")?)?,
             layers,
             norm: vector("model.norm.weight")?,
-            lm_head: Packed::new(&gpu, &source.matrix(head)?),
+            lm_head: Packed::new(&gpu, &source.matrix(head)?)?,
             mtp,
             rope: Rope::new(config),
             gpu,

@@ -26,6 +26,9 @@ use crate::{Error, Result};
 const SUBMISSION_FLOPS: u64 = 150_000_000_000;
 const SUBMISSION_BYTES: u64 = 15_000_000_000;
 
+/// Bytes on their way to the device while a model is loaded.
+const STAGED_BYTES: usize = 64 << 20;
+
 /// An open wgpu device, or a counter of launches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Gpu(Arc<Inner>);
@@ -160,11 +163,11 @@ impl Gpu {
         max_binding_bytes: usize,
         by_reference: Vec<&'static str>,
     ) -> Self {
+        // Kernels count bytes in 32 bits.
+        let max_binding_bytes = max_binding_bytes.min(u32::MAX as usize);
         let unused = (0..3)
             .map(|_| Buffer {
                 handle: client
-        // Kernels count bytes in 32 bits.
-        let max_binding_bytes = max_binding_bytes.min(u32::MAX as usize);
                     .as_ref()
                     .map(|client| client.create_from_slice(&[0; 64])),
                 n_words: 16,
@@ -180,9 +183,6 @@ impl Gpu {
         }))
     }
 
-    pub(crate) fn tuning(&self) -> &Tuning {
-        &self.0.tuning
-    }
     /// The same device as if it granted no larger binding.
     pub(crate) fn with_bindings_of(&self, max_binding_bytes: usize) -> Self {
         let Inner {
@@ -199,6 +199,9 @@ impl Gpu {
         )
     }
 
+    pub(crate) fn tuning(&self) -> &Tuning {
+        &self.0.tuning
+    }
 
     /// Bytes that one binding can reach.
     pub(crate) fn max_binding_bytes(&self) -> usize {
@@ -228,13 +231,10 @@ impl Gpu {
     pub(crate) fn upload(&self, bytes: &[u8]) -> Buffer {
         let n_bytes = bytes.len().next_multiple_of(16).max(16);
         let handle = self.0.client.as_ref().map(|client| {
-            if n_bytes == bytes.len() {
-                client.create_from_slice(bytes)
-            } else {
-                let mut padded = bytes.to_vec();
-                padded.resize(n_bytes, 0);
-                client.create_from_slice(&padded)
-            }
+            let mut padded = Vec::with_capacity(n_bytes);
+            padded.extend_from_slice(bytes);
+            padded.resize(n_bytes, 0);
+            client.create(Bytes::from_bytes_vec(padded))
         });
         Buffer {
             handle,
@@ -242,18 +242,33 @@ impl Gpu {
         }
     }
 
-    /// A buffer of this size for contents that are never needed, when counting.
-    pub(crate) fn upload_with(&self, n_bytes: usize, bytes: impl FnOnce() -> Vec<u8>) -> Buffer {
-        if self.0.client.is_some() {
-            let bytes = bytes();
-            assert_eq!(bytes.len(), n_bytes, "the caller knows the size");
-            self.upload(&bytes)
-        } else {
-            Buffer {
-                handle: None,
-                n_words: n_bytes.next_multiple_of(16).max(16) / 4,
+    /// A buffer of `n_bytes`, whole 16-byte units, made of `pieces` one after the other: no more than
+    /// [`STAGED_BYTES`] of them and one more are in this process at a time, and when counting none.
+    pub(crate) fn upload_pieces(
+        &self,
+        n_bytes: usize,
+        pieces: impl Iterator<Item = Vec<u8>>,
+    ) -> Result<Buffer> {
+        assert!(n_bytes.is_multiple_of(16), "{n_bytes} bytes are no units");
+        let buffer = self.empty(n_bytes / 4);
+        let Some(client) = &self.0.client else {
+            return Ok(buffer);
+        };
+        let (mut sent, mut staged) = (0, 0);
+        for piece in pieces {
+            let from = buffer.handle().clone().offset_start(sent as u64);
+            sent += piece.len();
+            staged += piece.len();
+            let rest = buffer.n_words * 4 - sent;
+            client.write(&from.offset_end(rest as u64), Bytes::from_bytes_vec(piece));
+            if staged > STAGED_BYTES {
+                // Until the device has them, the driver keeps copies.
+                self.read(self.unused(0))?;
+                staged = 0;
             }
         }
+        assert_eq!(sent, n_bytes, "the caller knows the size");
+        Ok(buffer)
     }
 
     /// The contents of a buffer, after all work that was launched before. Zeros when counting.
@@ -299,6 +314,12 @@ impl Gpu {
             "one buffer a binding of {}",
             kernel.name
         );
+        assert!(
+            dispatch.groups.iter().all(|n| *n <= MAX_GROUPS),
+            "{} in a grid of {:?}: sizes were checked when the model was loaded",
+            kernel.name,
+            dispatch.groups
+        );
         for (buffer, binding) in buffers.iter().zip(kernel.bindings) {
             let found = buffer.n_words * 4;
             if found > self.max_binding_bytes() {
@@ -314,12 +335,6 @@ impl Gpu {
         }
         let mut state = self.state();
         let layer = state.layer;
-        assert!(
-            dispatch.groups.iter().all(|n| *n <= MAX_GROUPS),
-            "{} in a grid of {:?}: sizes were checked when the model was loaded",
-            kernel.name,
-            dispatch.groups
-        );
         let launched = Launched {
             op: kernel.name,
             layer,

@@ -2,7 +2,7 @@
 
 use super::experts::{MlpParts, Mlps};
 use super::launch::{Buffer, Gpu};
-use super::weights::{Packed, Part, WeightSource};
+use super::weights::{Packed, Part, WeightSource, upload_floats};
 use crate::config::Config;
 use crate::{Error, Result};
 
@@ -118,12 +118,11 @@ impl Layer {
     }
 }
 
-pub(super) fn upload_floats(gpu: &Gpu, values: &[f32]) -> Buffer {
-    gpu.upload(bytemuck::cast_slice(values))
-}
+/// Matrices with their first columns; the first column of each part; columns in all.
+type Joined = (Vec<(Packed, usize)>, Vec<usize>, usize);
 
 /// Joins what is of one type; gives each matrix its first column, in the order of `parts`.
-fn join(gpu: &Gpu, parts: &[&Part]) -> (Vec<(Packed, usize)>, Vec<usize>, usize) {
+fn join(gpu: &Gpu, parts: &[&Part]) -> Result<Joined> {
     let mut columns = vec![0; parts.len()];
     let mut done = vec![false; parts.len()];
     let mut joined = Vec::new();
@@ -135,7 +134,7 @@ fn join(gpu: &Gpu, parts: &[&Part]) -> (Vec<(Packed, usize)>, Vec<usize>, usize)
         let alike: Vec<usize> = (first..parts.len())
             .filter(|&at| parts[at].same_type(parts[first]))
             .collect();
-        let packed = Packed::join(gpu, &alike.iter().map(|&at| parts[at]).collect::<Vec<_>>());
+        let packed = Packed::join(gpu, &alike.iter().map(|&at| parts[at]).collect::<Vec<_>>())?;
         for (&at, &start) in alike.iter().zip(&packed.starts) {
             columns[at] = stride + start;
             done[at] = true;
@@ -144,7 +143,7 @@ fn join(gpu: &Gpu, parts: &[&Part]) -> (Vec<(Packed, usize)>, Vec<usize>, usize)
         stride = (stride + packed.rows).next_multiple_of(4);
         joined.push((packed, base));
     }
-    (joined, columns, stride)
+    Ok((joined, columns, stride))
 }
 
 impl Attention {
@@ -184,7 +183,7 @@ impl Attention {
                 let w = matrix("indexer.weights_proj")?;
                 let index = matrix("indexer.wq_b")?;
                 // What may be no whole FP8 block comes last.
-                let (joined, at, stride) = join(gpu, &[&q_a, &key, &kv, &w]);
+                let (joined, at, stride) = join(gpu, &[&q_a, &key, &kv, &w])?;
                 projections = joined;
                 columns = ProjectedColumns {
                     q: at[0],
@@ -193,32 +192,32 @@ impl Attention {
                     w: at[3],
                     stride,
                 };
-                let (joined, at, stride) = join(gpu, &[&q_b, &index]);
+                let (joined, at, stride) = join(gpu, &[&q_b, &index])?;
                 queries = joined;
                 query_columns.index = at[1];
                 query_columns.stride = stride;
             } else {
-                let (joined, at, stride) = join(gpu, &[&q_a, &kv]);
+                let (joined, at, stride) = join(gpu, &[&q_a, &kv])?;
                 projections = joined;
                 columns.q = at[0];
                 columns.kv = at[1];
                 columns.stride = stride;
-                let (joined, _, stride) = join(gpu, &[&q_b]);
+                let (joined, _, stride) = join(gpu, &[&q_b])?;
                 queries = joined;
                 query_columns.stride = stride;
             }
         } else {
-            let (joined, at, stride) = join(gpu, &[&kv]);
+            let (joined, at, stride) = join(gpu, &[&kv])?;
             projections = joined;
             columns.kv = at[0];
             columns.stride = stride;
             let q = matrix("q_proj")?;
             query_columns.n_attention = q.rows();
-            let (joined, _, stride) = join(gpu, &[&q]);
+            let (joined, _, stride) = join(gpu, &[&q])?;
             queries = joined;
             query_columns.stride = stride;
         }
-        let kv_b_proj = Packed::new(gpu, &matrix("kv_b_proj")?);
+        let kv_b_proj = Packed::new(gpu, &matrix("kv_b_proj")?)?;
         if kv_b_proj.slices.len() > 1 {
             return Err(Error::Device {
                 name: "in use".into(),
@@ -236,7 +235,7 @@ impl Attention {
             norms: upload_floats(gpu, &norms),
             norm_offsets,
             kv_b_proj,
-            o_proj: Packed::new(gpu, &matrix("o_proj")?),
+            o_proj: Packed::new(gpu, &matrix("o_proj")?)?,
             has_indexer,
         })
     }
@@ -268,7 +267,7 @@ impl FeedForward {
             vec![0.0; moe.n_routed_experts]
         };
         Ok(Self::Moe {
-            gate: Packed::new(gpu, &source.matrix(&format!("{prefix}.gate.weight"))?),
+            gate: Packed::new(gpu, &source.matrix(&format!("{prefix}.gate.weight"))?)?,
             bias: upload_floats(gpu, &bias),
             has_bias,
             experts: Mlps::new(gpu, &parts, moe.n_shared_experts)?,

@@ -5,14 +5,18 @@
 //! of rows, a stack of experts into slices of experts.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::launch::{Buffer, Gpu};
-use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
 use super::sizes::MOST_ROWS;
+use crate::checkpoint::{Checkpoint, StoredTensor, StoredType};
 use crate::config::Config;
 use crate::{Error, Result};
 
 pub(super) use crate::config::FP8_BLOCK as BLOCK;
+
+/// Bytes of a matrix that are copied and sent at a time.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// Where weights come from.
 pub(crate) enum WeightSource<'a> {
@@ -184,23 +188,29 @@ impl ColumnsOf<'_> {
         (self.n * self.bits()).div_ceil(128) * 16
     }
 
-    /// Appends rows `rows`, zeros where the matrix has none.
-    pub(super) fn append(&self, rows: std::ops::Range<usize>, into: &mut Vec<u8>) {
-        for row in rows {
-            let start = into.len();
-            if row < self.part.rows {
-                let all = self.part.row_bytes(row);
-                let bits = self.bits();
-                into.extend_from_slice(
-                    &all[self.first * bits / 8..(self.first + self.n) * bits / 8],
-                );
+    /// The bytes of rows `rows`, zeros where the matrix has none, in pieces to send.
+    pub(super) fn pieces(self, rows: Range<usize>) -> impl Iterator<Item = Vec<u8>> {
+        let step = (PIECE_BYTES / self.unit_bytes()).max(1);
+        rows.clone().step_by(step).map(move |first| {
+            let rows = first..rows.end.min(first + step);
+            let mut into = Vec::with_capacity(rows.len() * self.unit_bytes());
+            for row in rows {
+                let start = into.len();
+                if row < self.part.rows {
+                    let all = self.part.row_bytes(row);
+                    let bits = self.bits();
+                    into.extend_from_slice(
+                        &all[self.first * bits / 8..(self.first + self.n) * bits / 8],
+                    );
+                }
+                into.resize(start + self.unit_bytes(), 0);
             }
-            into.resize(start + self.unit_bytes(), 0);
-        }
+            into
+        })
     }
 
     /// Appends the scales of row blocks `blocks`.
-    pub(super) fn append_scales(&self, blocks: std::ops::Range<usize>, into: &mut Vec<f32>) {
+    pub(super) fn append_scales(&self, blocks: Range<usize>, into: &mut Vec<f32>) {
         let Some((_, Some(scales))) = &self.part.stored else {
             return;
         };
@@ -235,13 +245,13 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Places one matrix.
-    pub(crate) fn new(gpu: &Gpu, part: &Part) -> Self {
+    pub(crate) fn new(gpu: &Gpu, part: &Part) -> Result<Self> {
         Self::join(gpu, &[part])
     }
 
     /// Places matrices of one type and width, one below the other. In FP8 each begins at a whole
     /// block of rows.
-    pub(crate) fn join(gpu: &Gpu, parts: &[&Part]) -> Self {
+    pub(crate) fn join(gpu: &Gpu, parts: &[&Part]) -> Result<Self> {
         let (dtype, bits) = dtype(parts[0].dtype);
         let cols = parts[0].cols;
         let fp8 = dtype == 3;
@@ -262,58 +272,42 @@ impl Packed {
         let most = (gpu.max_binding_bytes() / row_bytes).min(MOST_ROWS);
         // Whole blocks, so that scales need no offset.
         let most = (most / BLOCK * BLOCK).max(1);
-        let slices = (0..rows)
-            .step_by(most)
-            .map(|first_row| {
-                let n = most.min(rows - first_row);
-                let last = first_row + n;
-                let w = gpu.upload_with(n * row_bytes, || {
-                    let mut bytes = Vec::with_capacity(n * row_bytes);
-                    for (at, (part, &start)) in parts.iter().zip(&starts).enumerate() {
-                        let end = starts.get(at + 1).copied().unwrap_or(rows);
-                        let (from, to) = (start.max(first_row), end.min(last));
-                        if from < to {
-                            part.whole().append(from - start..to - start, &mut bytes);
-                        }
-                    }
-                    bytes
-                });
-                let blocks = if fp8 {
-                    n.div_ceil(BLOCK) * cols.div_ceil(BLOCK)
-                } else {
-                    4
-                };
-                let scales = gpu.upload_with(blocks * 4, || {
-                    let mut all = Vec::with_capacity(blocks);
-                    if fp8 {
-                        for (at, (part, &start)) in parts.iter().zip(&starts).enumerate() {
-                            let end = starts.get(at + 1).copied().unwrap_or(rows);
-                            let (from, to) = (start.max(first_row), end.min(last));
-                            if from < to {
-                                let first = (from - start) / BLOCK;
-                                let end = (to - start).min(part.rows).div_ceil(BLOCK);
-                                part.whole().append_scales(first..end, &mut all);
-                            }
-                        }
-                    }
-                    all.resize(blocks, 0.0);
-                    bytemuck::cast_slice(&all).to_vec()
-                });
-                Slice {
-                    first_row,
-                    rows: n,
-                    w,
-                    scales,
-                }
+        let slices = (0..rows).step_by(most).map(|first_row| {
+            let n = most.min(rows - first_row);
+            // Each part with the rows of it that are in the slice, what fills up its last block included.
+            let within: Vec<(ColumnsOf, Range<usize>)> = parts
+                .iter()
+                .zip(&starts)
+                .enumerate()
+                .filter_map(|(at, (part, &start))| {
+                    let end = starts.get(at + 1).copied().unwrap_or(rows);
+                    let (from, to) = (start.max(first_row), end.min(first_row + n));
+                    (from < to).then(|| (part.whole(), from - start..to - start))
+                })
+                .collect();
+            let mut scales = Vec::new();
+            for (part, rows) in within.iter().filter(|_| fp8) {
+                let end = rows.end.min(part.part.rows);
+                part.append_scales(rows.start / BLOCK..end.div_ceil(BLOCK), &mut scales);
+            }
+            let bytes = within
+                .into_iter()
+                .flat_map(|(part, rows)| part.pieces(rows));
+            Ok(Slice {
+                first_row,
+                rows: n,
+                w: gpu.upload_pieces(n * row_bytes, bytes)?,
+                scales: upload_floats(gpu, &scales),
             })
-            .collect();
-        Self {
+        });
+        let slices = slices.collect::<Result<_>>()?;
+        Ok(Self {
             dtype,
             cols,
             rows,
-            starts,
             slices,
-        }
+            starts,
+        })
     }
 
     pub(crate) fn resident_bytes(&self) -> usize {
@@ -322,6 +316,10 @@ impl Packed {
             .map(|slice| (slice.w.n_words() + slice.scales.n_words()) * 4)
             .sum()
     }
+}
+
+pub(super) fn upload_floats(gpu: &Gpu, values: &[f32]) -> Buffer {
+    gpu.upload(bytemuck::cast_slice(values))
 }
 
 fn rows_of_blocks(rows: usize) -> usize {
