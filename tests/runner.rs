@@ -11,6 +11,8 @@ use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{Config, SessionOptions, Source};
 
 use crate::fixture;
+use crate::gpu::fill_row;
+use crate::random_model::{self, Store};
 
 /// Far above what a tiny model needs, so that only a hang fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -555,4 +557,69 @@ fn an_end_that_nobody_wanted_is_told() {
     assert!(matches!(&event, Event::Error { message, .. } if message == "as written"));
     assert!(events.recv_timeout(PATIENCE).is_err());
     drop(runner);
+}
+
+#[test]
+fn frames_of_a_job_that_fails_do_not_reach_the_next() {
+    // Without experts and indexer, so that NaN is met where a token is chosen, with its pass recorded.
+    let config = r#"{"model_type": "deepseek_v3", "vocab_size": 40, "hidden_size": 16,
+        "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "q_lora_rank": null,
+        "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
+        "max_position_embeddings": 64, "n_routed_experts": null}"#;
+    let folder = tempfile::tempdir().unwrap();
+    random_model::write(folder.path(), config, Store::F32);
+    let greedy = |prompt: Vec<u32>, max_tokens| {
+        let mut command = send(Prompt::Whole(prompt), Some(max_tokens));
+        if let Command::Send { sampler, .. } = &mut command {
+            sampler.temperature = 0.0;
+        }
+        command
+    };
+    let start = || {
+        let (runner, events) = Runner::start(|| {}).unwrap();
+        let mut command = load("v32-bf16");
+        if let Command::Load {
+            source, options, ..
+        } = &mut command
+        {
+            *source = Source::Folder(folder.path().into());
+            options.check_values = false;
+        }
+        runner.send(command);
+        until(&events, |event| matches!(event, Event::Loaded(_)));
+        runner.send(Command::Watch(Watch {
+            stages: [Stage::FinalHidden].into(),
+            ..Watch::default()
+        }));
+        (runner, events)
+    };
+    let positions = |events: &[Event]| -> Vec<usize> {
+        let frames = events.iter().filter_map(|event| match event {
+            Event::Frame(frame) => Some(frame.position),
+            _ => None,
+        });
+        frames.collect()
+    };
+    let (runner, events) = start();
+    runner.send(greedy(vec![1, 2, 3], 1));
+    let first = until(&events, is_finished)
+        .into_iter()
+        .find_map(|event| match event {
+            Event::Token(token) => Some(token.picked.id),
+            _ => None,
+        });
+    fill_row(
+        folder.path(),
+        "model.embed_tokens.weight",
+        first.map(|id| id as usize),
+        f32::NAN,
+    );
+    drop(runner);
+
+    let (runner, events) = start();
+    runner.send(greedy(vec![1, 2, 3], 5));
+    assert_eq!(positions(&until(&events, is_error)), [2, 3]);
+    let other: Vec<u32> = (0..40).filter(|id| Some(*id) != first).take(2).collect();
+    runner.send(greedy(other, 0));
+    assert_eq!(positions(&until(&events, is_finished)), [1]);
 }

@@ -126,10 +126,9 @@ impl Body for GpuModel {
         let (pass, caches) = span.begin::<Vec<LayerCache>>(config)?;
         let angles = self.angles(&pass);
         let mut pass = gpu_pass(pass, &angles);
-        let logits = self.gpu().counted(&mut pass, |pass| {
+        self.gpu().counted(&mut pass, |pass| {
             GpuModel::forward_mtp(self, &rows, ids, &mut caches[0], logit_rows, pass)
-        })?;
-        Ok(logits.map(|logits| wanted(OutputRows::new(logits), logit_rows)))
+        })
     }
 
     fn has_mtp(&self) -> bool {

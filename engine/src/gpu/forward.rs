@@ -183,31 +183,7 @@ impl GpuModel {
         if pass.trace.wants(None, Stage::FinalHidden) {
             watch::record_rows(pass.trace, Stage::FinalHidden, &hidden, first)?;
         }
-        let wants_logits = pass.trace.wants(None, Stage::Logits);
-        let from = match logit_rows {
-            LogitRows::All => Some(0),
-            LogitRows::Last if wants_logits => Some(first),
-            LogitRows::Last => Some(n - 1),
-            LogitRows::None if wants_logits => Some(first),
-            LogitRows::None => None,
-        };
-        let logits = from
-            .map(|from| self.head(&hidden, from, &step, config))
-            .transpose()?;
-        if let (true, Some(logits)) = (wants_logits, &logits) {
-            let skip = logits.n_rows() - (n - first);
-            watch::record_rows(pass.trace, Stage::Logits, logits, skip)?;
-        }
-        let logits = match logit_rows {
-            LogitRows::None => {
-                // Nobody will read this pass: what went wrong must be known now.
-                hidden.check()?;
-                None
-            }
-            LogitRows::Last | LogitRows::All => {
-                logits.map(|logits| wanted(OutputRows::new(logits), logit_rows))
-            }
-        };
+        let logits = self.logits(&hidden, logit_rows, &step, pass)?;
         Ok(Output {
             hidden: OutputRows::new(hidden),
             logits,
@@ -222,7 +198,7 @@ impl GpuModel {
         cache: &mut LayerCache,
         logit_rows: LogitRows,
         pass: &mut GpuPass,
-    ) -> Result<Option<GpuRows>> {
+    ) -> Result<Option<OutputRows>> {
         let mtp = self.mtp.as_ref().expect("the caller found an MTP layer");
         let config = pass.config;
         let (n, width, eps) = (next_ids.len(), config.hidden_size, config.rms_norm_eps);
@@ -261,24 +237,38 @@ impl GpuModel {
         };
         self.add_norm(&x, Some(&delta), &mtp.shared_head_norm, eps, n, width, to)?;
         self.gpu.enter_layer(None);
-        let normed = self.rows(normed, n, width, &step);
+        self.logits(&self.rows(normed, n, width, &step), logit_rows, &step, pass)
+    }
+
+    /// Logits of the rows asked for; those that are watched are recorded.
+    fn logits(
+        &self,
+        hidden: &GpuRows,
+        logit_rows: LogitRows,
+        step: &Step,
+        pass: &mut GpuPass,
+    ) -> Result<Option<OutputRows>> {
+        let n = hidden.n_rows();
         let first = pass.trace.first_row(n);
         let wants_logits = pass.trace.wants(None, Stage::Logits);
         let from = match logit_rows {
             LogitRows::All => Some(0),
-            LogitRows::Last if !wants_logits => Some(n - 1),
-            LogitRows::None if !wants_logits => None,
-            LogitRows::Last | LogitRows::None => Some(first),
+            _ if wants_logits => Some(first),
+            LogitRows::Last => Some(n - 1),
+            LogitRows::None => None,
         };
-        let Some(from) = from else {
-            normed.check()?;
-            return Ok(None);
-        };
-        let logits = self.head(&normed, from, &step, config)?;
-        if wants_logits {
-            watch::record_rows(pass.trace, Stage::Logits, &logits, first - from)?;
+        let head = |from| self.head(hidden, from, step, pass.config);
+        let logits = from.map(head).transpose()?;
+        if let (true, Some(logits)) = (wants_logits, &logits) {
+            let skip = logits.n_rows() - (n - first);
+            watch::record_rows(pass.trace, Stage::Logits, logits, skip)?;
         }
-        Ok((logit_rows != LogitRows::None).then_some(logits))
+        if logit_rows == LogitRows::None {
+            // Nobody will read this pass: what went wrong must be known now.
+            hidden.check()?;
+            return Ok(None);
+        }
+        Ok(logits.map(|logits| wanted(OutputRows::new(logits), logit_rows)))
     }
 
     fn step(&self, n: usize, pass: &GpuPass) -> Step {
