@@ -19,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
     knobs: &[
         Knob::new("LATENT", 0, FORMATS),
         Knob::new("DENSE", 0, &[0, 1]),
+        Knob::new("MEAN", 0, &[0, 1]),
         Knob::new("WG", WG, &[WG]),
     ],
     params: Params::LAYOUT,
@@ -39,18 +40,23 @@ params! {
     token_words: u32,
     slots: u32,
     scale: f32,
-    unused: u32,
+    stats_row: u32,
 }
 
 /// The sizes of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// The call of `attend` that left the stats.
+    /// The call of `attend` that left the stats, or some rows of it: `first_row` and `position` are
+    /// those of the first, `tokens` how many.
     pub attend: attend::Call,
+    /// Their first row in the stats.
+    pub stats_row: usize,
     /// Its splits.
     pub splits: usize,
     /// Slots of a row of `weights`; those that hold nothing get 0.
     pub slots: usize,
+    /// Whether a row is the mean over heads, `[tokens, slots]`, instead of all of them.
+    pub mean: bool,
 }
 
 /// Plans the launch.
@@ -69,7 +75,7 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
         token_words: words as u32,
         slots: call.slots as u32,
         scale: sizes.scale,
-        unused: 0,
+        stats_row: call.stats_row as u32,
     };
     let blocks = call.slots.div_ceil(WG as usize).max(1);
     let rows = (sizes.tokens * sizes.heads) as u64;
@@ -78,12 +84,20 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
     let indices = if sizes.dense { 0 } else { 4 * slots };
     Dispatch {
         kernel: &KERNEL,
-        knobs: vec![("LATENT", sizes.latent), ("DENSE", u32::from(sizes.dense))],
+        knobs: vec![
+            ("LATENT", sizes.latent),
+            ("DENSE", u32::from(sizes.dense)),
+            ("MEAN", u32::from(call.mean)),
+        ],
         subgroups: tuning.subgroups,
         params: bytemuck::bytes_of(&params).to_vec(),
         groups: [
             blocks as u32,
-            sizes.heads.max(1) as u32,
+            if call.mean {
+                1
+            } else {
+                sizes.heads.max(1) as u32
+            },
             sizes.tokens.max(1) as u32,
         ],
         cost: Cost {
@@ -91,7 +105,7 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
                 * (slots * 4 * words as u64
                     + indices
                     + blocks as u64 * (4 * channels + 8 * call.splits as u64)),
-            write_bytes: 4 * rows * slots,
+            write_bytes: 4 * slots * if call.mean { sizes.tokens as u64 } else { rows },
             flops: 2 * rows * slots * channels,
         },
     }
@@ -106,14 +120,17 @@ fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
         selection,
     };
     let [tokens, heads, slots] = dispatch.sizes(["tokens", "heads", "slots"]);
+    let (stats_row, mean) = (dispatch.size("stats_row"), dispatch.knob("MEAN") == 1);
     for token in 0..tokens {
         let n_slots = reader.n_slots(token);
         for slot in 0..slots {
             let held = (slot < n_slots)
                 .then(|| reader.latent(token, slot))
                 .flatten();
+            let mut sum = 0.0;
             for head in 0..heads {
-                let Merged { most, total, .. } = Merged::new(dispatch, stats, token, head);
+                let row = stats_row + token;
+                let Merged { most, total, .. } = Merged::new(dispatch, stats, row, head);
                 let weight = match &held {
                     Some(latent) if total > 0.0 => {
                         let score = reader.score(token, head, latent);
@@ -122,7 +139,13 @@ fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
                     }
                     _ => 0.0,
                 };
-                set(weights, (token * heads + head) * slots + slot, weight);
+                sum += weight / heads as f64;
+                if !mean {
+                    set(weights, (token * heads + head) * slots + slot, weight);
+                }
+            }
+            if mean {
+                set(weights, token * slots + slot, sum);
             }
         }
     }

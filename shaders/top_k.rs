@@ -8,8 +8,11 @@ use crate::reference::{bound, floats};
 pub const KERNEL: Kernel = Kernel {
     name: "top_k",
     pieces: &[plain(include_str!("top_k.wgsl"))],
-    bindings: &["scores", "selection", "status"],
-    knobs: &[Knob::new("WG", 256, &[FAT_WG, 256])],
+    bindings: &["scores", "selection", "chosen", "status"],
+    knobs: &[
+        Knob::new("WG", 256, &[FAT_WG, 256]),
+        Knob::new("KEEP", 0, &[0, 1]),
+    ],
     params: Params::LAYOUT,
     reference,
 };
@@ -39,6 +42,8 @@ pub struct Call {
     pub k: usize,
     /// Scores in a row of `scores`, a multiple of 4.
     pub scores_stride: usize,
+    /// Whether the scores of the selected are wanted, too, in `chosen`; else that is any buffer.
+    pub keep: bool,
 }
 
 /// Plans the launch: a workgroup a row.
@@ -62,10 +67,10 @@ pub fn dispatch(call: &Call, tuning: &Tuning) -> Dispatch {
     let [x, y] = spread(call.tokens as u32);
     Dispatch {
         kernel: &KERNEL,
-        knobs: match tuning.fat_threads {
-            true => vec![("WG", FAT_WG)],
-            false => Vec::new(),
-        },
+        knobs: vec![
+            ("WG", if tuning.fat_threads { FAT_WG } else { 256 }),
+            ("KEEP", u32::from(call.keep)),
+        ],
         subgroups: tuning.subgroups,
         params: bytemuck::bytes_of(&params).to_vec(),
         groups: [x, y, 1],
@@ -82,13 +87,13 @@ fn cost(call: &Call) -> Cost {
     let scores = rows * (first + last) as u64 / 2;
     Cost {
         read_bytes: 4 * 4 * scores,
-        write_bytes: 4 * (call.tokens * call.k) as u64,
+        write_bytes: 4 * (call.tokens * call.k * (1 + usize::from(call.keep))) as u64,
         flops: 0,
     }
 }
 
 fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
-    let [scores, selection, status] = bound(buffers);
+    let [scores, selection, kept, status] = bound(buffers);
     let [first_row, k, scores_stride] = dispatch.sizes(["first_row", "k", "scores_stride"]);
     for token in 0..dispatch.size("tokens") {
         let position = dispatch.word("position") + token as u32;
@@ -108,6 +113,15 @@ fn reference(dispatch: &Dispatch, buffers: &mut [Vec<u32>]) {
         chosen.sort_unstable();
         // All ones is -1.
         chosen.resize(k, u32::MAX);
-        selection[(first_row + token) * k..][..k].copy_from_slice(&chosen);
+        let to = (first_row + token) * k;
+        selection[to..][..k].copy_from_slice(&chosen);
+        if dispatch.knob("KEEP") == 1 {
+            for (kept, &at) in kept[to..].iter_mut().zip(&chosen) {
+                *kept = match at {
+                    u32::MAX => 0,
+                    at => scores[token * scores_stride + at as usize],
+                };
+            }
+        }
     }
 }

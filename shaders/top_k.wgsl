@@ -1,6 +1,7 @@
 // selection[first_row + t] = positions of the k largest of scores[t, ..n], n = position + t + 1, ascending; ties go to
 // the lower position, -0 is 0. Where n <= k all of them, then -1. A NaN among the n: 0, 1, 2.. instead, and
-// status[0] = max(status[0], 2^31 - (position + t)), so that the lowest position with a NaN stays.
+// status[0] = max(status[0], 2^31 - (position + t)), so that the lowest position with a NaN stays. With KEEP,
+// chosen[first_row + t] = the scores of what is in selection, 0 beside -1.
 //
 // One workgroup a row. Scores become integers that compare as they do. Radix selection finds the k-th largest, 11, 11
 // and 10 bits at a time: a histogram of the digits of those that share the digits found so far (integer counts, so the
@@ -8,9 +9,12 @@
 // that bin is chosen as a whole, mostly after two digits. Then one walk in order writes what is above, and of what is
 // equal the first ones: a prefix sum over the lanes gives each its place.
 //
-// Bytes: the row's n scores for each digit and for the walk, at most four times; k positions. No arithmetic.
+// Bytes: the row's n scores for each digit and for the walk, at most four times; k positions,
+// and with KEEP as many scores. No arithmetic.
 
 override WG: u32 = 256u;
+// Whether the scores of the chosen are kept.
+override KEEP: u32 = 0u;
 
 const BINS: u32 = 2048u;
 const LANE_BINS: u32 = BINS / WG;
@@ -32,8 +36,9 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4<f32>>; // [tokens, scores_stride / 4]
 @group(0) @binding(1) var<storage, read_write> selection: array<i32>; // [.., k]
-@group(0) @binding(2) var<storage, read_write> status: array<atomic<u32>>; // [4]
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> chosen: array<f32>; // [.., k] if KEEP
+@group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>; // [4]
+@group(0) @binding(4) var<uniform> params: Params;
 
 // The bin of the k-th largest, how many of it are chosen and how many there are, and whether there is a NaN.
 struct Found {
@@ -62,7 +67,7 @@ fn top_k(
     let n = params.position + token + 1u;
     let out = (params.first_row + token) * k;
     if n <= k {
-        in_order(out, n, lane);
+        in_order(token, out, n, lane);
         return;
     }
     let row = token * (params.scores_stride / 4u);
@@ -148,7 +153,7 @@ fn top_k(
         if lane == 0u {
             atomicMax(&status[0], 0x80000000u - (params.position + token));
         }
-        in_order(out, n, lane);
+        in_order(token, out, n, lane);
         return;
     }
 
@@ -184,7 +189,11 @@ fn top_k(
             left &= left - 1u;
             let is_above = ((above >> at) & 1u) == 1u;
             if is_above || i_equal < need {
-                selection[out + i_above + min(i_equal, need)] = i32(4u * own + at);
+                let to = out + i_above + min(i_equal, need);
+                selection[to] = i32(4u * own + at);
+                if KEEP == 1u {
+                    chosen[to] = values[at / 4u][at % 4u];
+                }
             }
             i_above += select(0u, 1u, is_above);
             i_equal += select(1u, 0u, is_above);
@@ -195,9 +204,14 @@ fn top_k(
 }
 
 // The first k of n positions.
-fn in_order(out: u32, n: u32, lane: u32) {
+fn in_order(token: u32, out: u32, n: u32, lane: u32) {
     for (var slot = lane; slot < params.k; slot += WG) {
         selection[out + slot] = select(-1, i32(slot), slot < n);
+        if KEEP == 1u {
+            let at = min(slot, n - 1u);
+            let score = scores[token * (params.scores_stride / 4u) + at / 4u][at % 4u];
+            chosen[out + slot] = select(0.0, score, slot < n);
+        }
     }
 }
 

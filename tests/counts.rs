@@ -4,8 +4,12 @@
 use std::path::Path;
 
 use engine::cache::{KeyFormat, LatentFormat};
-use engine::gpu::{CountCall, Launched, Profile, count, counted_bits, least_layer_bytes};
+use engine::gpu::{
+    CountCall, Launched, Profile, count, count_watched, counted_bits, least_layer_bytes,
+};
 use engine::model::ForwardOptions;
+use engine::pass::WORKSPACE_BYTES;
+use engine::trace::{Stage, Watch, WatchedRows};
 use engine::{CacheFormat, Config};
 
 /// The caches of the official engine: 656 and 132 bytes a token.
@@ -222,6 +226,76 @@ fn a_cache_grows_to_the_largest_binding_and_says_what_fits_beyond() {
         if most < config.max_position_embeddings {
             let error = at(most).unwrap_err().to_string();
             assert!(error.contains(&format!("at most {most}")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_pass_keeps_within_the_workspace_and_is_read_behind_it() {
+    let config = config();
+    let everything = |rows| Watch::everything(rows);
+    let dense = ForwardOptions {
+        dense: true,
+        ..ForwardOptions::default()
+    };
+    let heads_apart = |rows| Watch {
+        stages: everything(rows)
+            .stages
+            .into_iter()
+            .filter(|stage| *stage != Stage::AttentionHeads)
+            .collect(),
+        ..everything(rows)
+    };
+    let some = Some([0, 3].into());
+    // Position, tokens, knobs, what is watched, and how often something is read at most: where all of it
+    // fits the workspace, once.
+    let sparse = ForwardOptions::default();
+    for (position, tokens, options, watch, most_reads) in [
+        (131_071, 1, &sparse, heads_apart(WatchedRows::Last), 1),
+        (131_071, 1, &sparse, everything(WatchedRows::Last), 2),
+        (130_900, 172, &sparse, heads_apart(WatchedRows::Last), 1),
+        (130_900, 172, &sparse, everything(WatchedRows::All), 500),
+        // A head's weights of one row are 512 KiB here.
+        (
+            131_071,
+            1,
+            &dense,
+            Watch {
+                layers: some.clone(),
+                ..everything(WatchedRows::Last)
+            },
+            3,
+        ),
+        (
+            131_000,
+            9,
+            &dense,
+            Watch {
+                layers: some,
+                ..everything(WatchedRows::All)
+            },
+            40,
+        ),
+    ] {
+        let what = format!("{tokens} tokens at {position}, {:?}", watch.rows);
+        let call = CountCall {
+            options: options.clone(),
+            ..call(position, tokens)
+        };
+        let profile = count_watched(&config, &call, watch).unwrap();
+        let largest = profile.largest_buffer_bytes;
+        assert!(largest <= WORKSPACE_BYTES, "{what}: {largest} bytes");
+        let reads = profile.n_reads;
+        assert!((1..=most_reads).contains(&reads), "{what}: {reads} reads");
+        // The scan is not run again for those who look.
+        let scans = |profile: &Profile| {
+            let scans = profile.launches.iter().filter(|l| l.op == "index_scores");
+            scans.count()
+        };
+        if options == &sparse {
+            let unwatched = count(&config, &call).unwrap();
+            assert_eq!(unwatched.n_reads, 0);
+            assert_eq!(scans(&profile), scans(&unwatched), "{what}");
         }
     }
 }

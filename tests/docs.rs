@@ -133,3 +133,64 @@ fn engine_modules_say_what_they_do() {
         "these open without saying what they do: {silent:?}"
     );
 }
+
+/// The files of the GPU's folder, each after those that it uses.
+const GPU_ORDER: &[&str] = &[
+    "sizes",
+    "tuning",
+    "profile",
+    "launch",
+    "rows",
+    "watch",
+    "caches",
+    "weights",
+    "experts",
+    "layer",
+    "step",
+    "attention",
+    "feed_forward",
+    "forward",
+    "body",
+    "count",
+];
+
+#[test]
+fn files_of_the_gpu_use_earlier_ones_only() {
+    let folder = root().join("engine/src/gpu");
+    let mut there: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    there.sort();
+    let mut named: Vec<String> = GPU_ORDER.iter().map(|name| name.to_string()).collect();
+    named.sort();
+    assert_eq!(there, named, "the order names every file");
+    let mut checked = 0;
+    for (at, name) in GPU_ORDER.iter().enumerate() {
+        let text = read(&format!("engine/src/gpu/{name}.rs"));
+        // Tests may use what they test with.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for prefix in ["super::", "crate::gpu::"] {
+            for used in code.split(prefix).skip(1) {
+                let word = |c: char| c.is_ascii_lowercase() || c == '_';
+                let used: String = used.chars().take_while(|c| word(*c)).collect();
+                let Some(of) = GPU_ORDER.iter().position(|name| **name == used) else {
+                    assert!(
+                        used.is_empty(),
+                        "{name} uses {prefix}{used}, expected a file"
+                    );
+                    panic!("{name} uses {prefix} as a whole, expected a file of it");
+                };
+                assert!(of < at, "{name} uses {used}, which comes later");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30, "files use each other, found {checked}");
+    let launch = read("engine/src/gpu/launch.rs");
+    for word in ["GpuPass", "layer", "trace"] {
+        assert!(!launch.contains(word), "launch.rs mentions {word:?}");
+    }
+}

@@ -77,6 +77,7 @@ fn rows(tuning: &Tuning) -> Vec<Dispatch> {
         position: POSITION,
         k: TOP_K,
         scores_stride: POSITION + 4,
+        keep: false,
     };
     let route = |(scoring, method)| route::Call {
         scoring,
@@ -271,8 +272,10 @@ fn attention(latent: u32, tokens: usize, tuning: &Tuning) -> Vec<Dispatch> {
     let splits = attend::splits(&attend(false), tuning);
     let weights = attend_weights::Call {
         attend: attend(false),
+        stats_row: 0,
         splits,
         slots: TOP_K,
+        mean: false,
     };
     let merge = |dtype| attend_merge::Call {
         dtype,

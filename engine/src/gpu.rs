@@ -4,9 +4,19 @@
 //! Read back are what was asked for (logits, watched stages, recorded routes) and a few words that
 //! say whether all went well.
 //!
-//! Launches and buffers are in `launch`, weights in `weights`, `experts` and `layer`, what earlier
-//! tokens left behind in `caches`; the order of kernels is in `forward`, `attention` and `feed_forward`,
-//! what inspectors see in `watch`.
+//! Each file uses only those before it:
+//!
+//! ```text
+//! sizes, tuning         what the kernels take, and which variant an adapter gets
+//! profile               what was launched
+//! launch                buffers and launches: CubeCL, and nothing of a model
+//! rows, watch           what a pass leaves; what somebody watches of it
+//! caches                what earlier tokens left behind
+//! weights, experts, layer
+//! step                  what the layers of a pass share
+//! attention, feed_forward, forward        the order of kernels
+//! body, count           the seam; a pass that only counts
+//! ```
 
 mod attention;
 mod body;
@@ -20,17 +30,16 @@ mod layer;
 mod profile;
 mod rows;
 mod sizes;
+mod step;
 mod tuning;
 mod watch;
 mod weights;
 
-#[cfg(test)]
-pub(crate) use count::count_with;
-pub use count::{CountCall, count, counted_bits, least_layer_bytes};
+pub use count::{CountCall, count, count_watched, counted_bits, least_layer_bytes};
 pub(crate) use forward::GpuModel;
 pub(crate) use launch::Gpu;
 pub use profile::{Launched, OpSum, Profile};
 pub(crate) use sizes::MAX_TOP_K;
 pub use sizes::max_pass_tokens;
 pub(crate) use tuning::tuning;
-pub(crate) use weights::{Shapes, WeightSource};
+pub(crate) use weights::WeightSource;

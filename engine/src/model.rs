@@ -154,14 +154,14 @@ impl Model {
     /// model launches no kernels.
     pub fn start_profile(&self, timed: bool) -> bool {
         if let Some(gpu) = self.body.gpu() {
-            gpu.start_profile(timed);
+            gpu.profiler().start(timed);
         }
         self.is_on_gpu()
     }
 
     /// What was launched since [`Model::start_profile`]; recording ends.
     pub fn take_profile(&self) -> Option<Profile> {
-        self.body.gpu().and_then(Gpu::take_profile)
+        self.body.gpu().and_then(|gpu| gpu.profiler().take())
     }
 
     /// Empty caches for the main layers.

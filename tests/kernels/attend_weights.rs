@@ -10,7 +10,8 @@ use super::gpu::{self, Near};
 /// Scores of magnitude 10 carry 1e-6 of rounding into weights that are at most 1.
 const CLOSE: f64 = 1e-5;
 
-/// Compares the weights of all slots, those behind the last one included.
+/// Compares the weights of all slots, those behind the last one included: of all rows and heads, and of
+/// the last row alone the mean over heads.
 fn check(call: attend::Call, all_nothing: bool) {
     let mut case = case(call);
     if all_nothing {
@@ -24,8 +25,21 @@ fn check(call: attend::Call, all_nothing: bool) {
         let splits = attend::splits(&case.call, tuning);
         let weights = Call {
             attend: case.call,
+            stats_row: 0,
             splits,
             slots: last + 3,
+            mean: false,
+        };
+        let of_last = Call {
+            attend: attend::Call {
+                tokens: 1,
+                first_row: case.call.first_row + call.tokens - 1,
+                position: case.call.position + call.tokens - 1,
+                ..case.call
+            },
+            stats_row: call.tokens - 1,
+            mean: true,
+            ..weights
         };
         let mut left = case.buffers(tuning);
         attend::dispatch(&case.call, tuning).run_reference(&mut left);
@@ -39,6 +53,9 @@ fn check(call: attend::Call, all_nothing: bool) {
             gpu::garbage(call.tokens * call.heads * row),
         ];
         let near = [("weights", Near::Rows(row, CLOSE))];
+        let mut of_mean = buffers.clone();
+        of_mean[4] = gpu::garbage(row);
+        gpu.check(&dispatch(&of_last, tuning), &of_mean, &near);
         let [found, expected] = gpu.check(&dispatch(&weights, tuning), &buffers, &near);
         for (at, (found, expected)) in found[4].iter().zip(&expected[4]).enumerate() {
             assert!(

@@ -15,10 +15,18 @@ fn run(gpu: &Gpu, call: &Call, tuning: &Tuning, scores: &[u32], status: u32) -> 
     let buffers = [
         scores.to_vec(),
         gpu::garbage(n_rows * call.k),
+        gpu::garbage(n_rows * call.k),
         vec![status, 7, 8, 9],
     ];
-    let [found, _] = gpu.check(&dispatch(call, tuning), &buffers, &[]);
-    found.try_into().expect("three bindings")
+    let runs = [false, true].map(|keep| {
+        let call = Call { keep, ..*call };
+        gpu.check(&dispatch(&call, tuning), &buffers, &[])
+    });
+    let [[mut found, _], [keeping, _]] = runs;
+    // The scores of the selected beside them change nothing.
+    assert_eq!((&found[1], &found[3]), (&keeping[1], &keeping[3]));
+    found.remove(2);
+    found.try_into().expect("three of four bindings")
 }
 
 /// Runs rows of the visible scores, garbage behind them.
@@ -30,6 +38,7 @@ fn check(rows: &[Vec<f32>], k: usize, first_row: usize) {
         position,
         k,
         scores_stride: (position + rows.len()).next_multiple_of(4) + 4,
+        keep: false,
     };
     let mut scores = gpu::garbage(rows.len() * call.scores_stride);
     for (row, into) in rows.iter().zip(scores.chunks_mut(call.scores_stride)) {
@@ -136,6 +145,7 @@ fn the_lowest_position_with_a_nan_is_told_and_its_row_is_valid() {
         position: 45,
         k: 10,
         scores_stride: STRIDE,
+        keep: false,
     };
     let random = &mut seeded(3);
     let scores: Vec<f32> = (0..6 * STRIDE).map(|_| uniform(random)).collect();
@@ -168,6 +178,7 @@ fn an_earlier_status_of_a_lower_position_stays() {
         position: 4,
         k: 2,
         scores_stride: 8,
+        keep: false,
     };
     for (before, after) in [
         (0x8000_0000 - 3, 0x8000_0000 - 3),
@@ -190,6 +201,7 @@ fn rows_with_few_scores_are_taken_whole_without_a_look() {
         position: 0,
         k: 5,
         scores_stride: 4,
+        keep: false,
     };
     gpu::each(&KERNEL, |gpu, tuning| {
         let [_, selection, status] = run(gpu, &call, tuning, &gpu::garbage(16), 0);
@@ -249,6 +261,7 @@ fn the_cost_counts_only_rows_that_are_read() {
         position: 8,
         k: 10,
         scores_stride: 12,
+        keep: false,
     };
     let cost = dispatch(&call, &tuning).cost;
     // Rows see 9, 10, 11 and 12.

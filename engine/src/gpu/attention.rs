@@ -1,17 +1,18 @@
 //! Attention of one layer: caches written, positions selected, latents read.
 
-use shaders::{absorb, attend, attend_merge, index_query, index_scores, latents, top_k};
+use shaders::{
+    absorb, attend, attend_merge, attend_weights, index_query, index_scores, latents, top_k,
+};
 
-use super::body::LayerCache;
-use super::caches::{KeyBuffer, LatentBuffer};
-use super::forward::{Columns, GpuModel, GpuPass, Step};
+use super::caches::{KeyBuffer, LatentBuffer, LayerCache};
 use super::launch::{Buffer, Gpu};
 use super::layer::{Attention, Layer};
-use super::watch;
+use super::step::{Columns, GpuPass, Step};
+use super::watch::Rows;
 use crate::Result;
 use crate::config::LATENT_EPS;
 use crate::pass::WORKSPACE_BYTES;
-use crate::trace::Stage;
+use crate::trace::{Stage, Value};
 
 /// What reading the latents leaves: the result, and what inspectors need to look at weights.
 struct Read {
@@ -25,36 +26,36 @@ struct Read {
     attended: Buffer,
 }
 
-impl GpuModel {
+impl Step {
     /// `normed` `[tokens, hidden_size]` to what attention adds to the residual stream.
     pub(super) fn attention(
-        &self,
+        &mut self,
         layer: &Layer,
         normed: &Buffer,
         cache: &mut LayerCache,
-        step: &mut Step,
         pass: &mut GpuPass,
     ) -> Result<Buffer> {
-        let (gpu, config, weights) = (&self.gpu, pass.config, &layer.attention);
-        let (n, width) = (step.n, config.hidden_size);
-        let sparse = !pass.options.dense && step.k.is_some_and(|k| pass.position + n > k);
-        let wants_scores = pass.trace.wants(layer.index, Stage::IndexScores)
-            || pass.trace.wants(layer.index, Stage::SelectedScores);
-        let asks = weights.has_indexer && (sparse || wants_scores);
+        let (config, weights) = (pass.config, &layer.attention);
+        let (n, width) = (self.n, config.hidden_size);
+        let context = pass.position + n;
+        let k = self.k.filter(|&k| !pass.options.dense && context > k);
+        let wants = |stage| pass.trace.wants(layer.index, stage);
+        let wants_scores = wants(Stage::IndexScores) || wants(Stage::SelectedScores);
+        let asks = weights.has_indexer && (k.is_some() || wants_scores);
 
         let input = Columns {
             buffer: normed,
             stride: width,
             offset: 0,
         };
-        let projected = self.project(weights, input, n, asks)?;
+        let projected = self.project(weights, input, asks)?;
         let LayerCache { latent, keys } = cache;
         let most = config.max_position_embeddings;
         latent.grow(n, most)?;
         if let Some(keys) = keys {
             keys.grow(n, most)?;
         }
-        self.latents(weights, &projected, latent, keys.as_ref(), step, pass)?;
+        self.latents(weights, &projected, latent, keys.as_ref(), pass)?;
         let from = match config.q_lora_rank {
             Some(_) => Columns {
                 buffer: &projected,
@@ -63,23 +64,23 @@ impl GpuModel {
             },
             None => input,
         };
-        let q = self.queries(weights, from, n, asks)?;
-
-        let mut index = None;
+        let q = self.queries(weights, from, asks)?;
         if let (true, Some(keys)) = (asks, keys.as_ref()) {
-            let asked = self.index_query(weights, &q, &projected, keys, step, pass)?;
-            if let (true, Some(k)) = (sparse, step.k) {
-                step.selection = Some(self.select(&asked, keys, k, step, pass)?);
+            let asked = self.index_query(weights, &q, &projected, keys, pass)?;
+            match k {
+                Some(k) => {
+                    self.selection = Some(self.select(layer.index, &asked, keys, k, pass)?)
+                }
+                // Nobody asks the indexer, and yet somebody wants to see what it would say.
+                None => self.scan(layer.index, &asked, keys, pass)?,
             }
-            index = Some(asked);
         }
-        let selection = if sparse {
-            step.selection.as_ref()
-        } else {
-            None
-        };
-        let read = self.attend(weights, &q, latent, selection, step, pass)?;
-        let out = gpu.empty(n * width);
+        // The layer's own, or that of an earlier one.
+        let selection = self.selection.clone().filter(|_| k.is_some());
+        let read = self.attend(weights, &q, latent, selection.as_ref(), pass)?;
+        self.keep_positions(layer.index, selection.as_ref(), k, pass)?;
+        self.keep_weights(layer.index, &read, latent, selection.as_ref(), pass)?;
+        let out = self.gpu.empty(n * width);
         let from = Columns {
             buffer: &read.attended,
             stride: config.num_attention_heads * config.v_head_dim,
@@ -90,31 +91,12 @@ impl GpuModel {
             ..input
         };
         self.linear(from, n, &weights.o_proj, width, to)?;
-
-        let watched = watch::Watched {
-            gpu,
-            layer: layer.index,
-            position: pass.position,
-            n,
-            first: pass.trace.first_row(n),
-            k: read.call.k,
-        };
-        watched.record_selection(selection, index.as_ref(), keys.as_ref(), pass.trace)?;
-        watched.record_weights(
-            &read.call,
-            read.splits,
-            &read.q_lat,
-            latent.buffer(),
-            selection,
-            &read.stats,
-            pass.trace,
-        )?;
         Ok(out)
     }
 
     /// Everything that is made of the layer's input; the indexer's head weights only if it `asks`.
-    fn project(&self, weights: &Attention, input: Columns, n: usize, asks: bool) -> Result<Buffer> {
-        let columns = weights.columns;
+    fn project(&self, weights: &Attention, input: Columns, asks: bool) -> Result<Buffer> {
+        let (n, columns) = (self.n, weights.columns);
         let projected = self.gpu.empty(n * columns.stride);
         for (packed, offset) in &weights.projections {
             let is_index_weights = *offset == columns.w && packed.starts.len() == 1;
@@ -132,8 +114,8 @@ impl GpuModel {
     }
 
     /// The queries of attention, and those of the indexer if it `asks`.
-    fn queries(&self, weights: &Attention, from: Columns, n: usize, asks: bool) -> Result<Buffer> {
-        let columns = weights.query_columns;
+    fn queries(&self, weights: &Attention, from: Columns, asks: bool) -> Result<Buffer> {
+        let (n, columns) = (self.n, weights.query_columns);
         let q = self.gpu.empty(n * columns.stride);
         for (at, (packed, offset)) in weights.queries.iter().enumerate() {
             let rows = match (asks, at) {
@@ -158,10 +140,9 @@ impl GpuModel {
         q: &Buffer,
         latent: &LatentBuffer,
         selection: Option<&Buffer>,
-        step: &Step,
         pass: &GpuPass,
     ) -> Result<Read> {
-        let (gpu, config, n) = (&self.gpu, pass.config, step.n);
+        let (gpu, config, n) = (&self.gpu, pass.config, self.n);
         let heads = config.num_attention_heads;
         let (dn, dr, dv) = (
             config.qk_nope_head_dim,
@@ -184,7 +165,7 @@ impl GpuModel {
         };
         gpu.launch(
             absorb::dispatch(&absorbed, gpu.tuning()),
-            &[q, &kv_b.w, &kv_b.scales, &step.angles, &q_lat],
+            &[q, &kv_b.w, &kv_b.scales, &self.angles, &q_lat],
         )?;
 
         let call = attend::Call {
@@ -196,7 +177,7 @@ impl GpuModel {
             rank,
             dr,
             position: pass.position,
-            k: step.k.unwrap_or(0),
+            k: self.k.unwrap_or(0),
             scale: config.softmax_scale(),
         };
         let splits = attend::splits(&call, gpu.tuning());
@@ -244,7 +225,6 @@ impl GpuModel {
         projected: &Buffer,
         latent: &LatentBuffer,
         keys: Option<&KeyBuffer>,
-        step: &Step,
         pass: &GpuPass,
     ) -> Result<()> {
         let config = pass.config;
@@ -254,7 +234,7 @@ impl GpuModel {
             latent: latent.format(),
             keys: keys.map_or(0, KeyBuffer::format),
             interleaved: indexer.is_some_and(|sizes| sizes.indexer_rope_interleave),
-            tokens: step.n,
+            tokens: self.n,
             position: pass.position,
             stride: columns.stride,
             q_offset: columns.q,
@@ -275,7 +255,7 @@ impl GpuModel {
             &[
                 projected,
                 &weights.norms,
-                &step.angles,
+                &self.angles,
                 latent.buffer(),
                 keys.map_or(self.gpu.unused(0), KeyBuffer::buffer),
             ],
@@ -288,7 +268,6 @@ impl GpuModel {
         q: &Buffer,
         projected: &Buffer,
         keys: &KeyBuffer,
-        step: &Step,
         pass: &GpuPass,
     ) -> Result<IndexQuery> {
         let sizes = pass
@@ -298,15 +277,15 @@ impl GpuModel {
             .expect("a layer with an indexer has a config with one");
         let (heads, di) = (sizes.index_n_heads, sizes.index_head_dim);
         let asked = IndexQuery {
-            q: self.gpu.empty(step.n * heads * di),
-            w: self.gpu.empty(step.n * heads),
+            q: self.gpu.empty(self.n * heads * di),
+            w: self.gpu.empty(self.n * heads),
             heads,
             di,
         };
         let call = index_query::Call {
             keys: keys.format(),
             interleaved: sizes.indexer_rope_interleave,
-            tokens: step.n,
+            tokens: self.n,
             heads,
             di,
             dr: pass.config.qk_rope_head_dim,
@@ -317,24 +296,31 @@ impl GpuModel {
         };
         self.gpu.launch(
             index_query::dispatch(&call, self.gpu.tuning()),
-            &[q, projected, &step.angles, &asked.q, &asked.w],
+            &[q, projected, &self.angles, &asked.q, &asked.w],
         )?;
         Ok(asked)
     }
 
-    /// Scores in chunks of rows that keep within the workspace, and the `k` best of each row.
+    /// Words of a row of scores, and rows of a chunk that keeps within the workspace.
+    fn score_rows(&self, pass: &GpuPass) -> (usize, usize) {
+        let stride = (pass.position + self.n).next_multiple_of(4);
+        (stride, (WORKSPACE_BYTES / 4 / stride).clamp(1, self.n))
+    }
+
+    /// Scores chunk by chunk, and the `k` best of each row.
     fn select(
-        &self,
+        &mut self,
+        layer: usize,
         asked: &IndexQuery,
         keys: &KeyBuffer,
         k: usize,
-        step: &Step,
         pass: &GpuPass,
     ) -> Result<Buffer> {
-        let n = step.n;
+        let n = self.n;
         let selection = self.gpu.empty(n * k);
-        let stride = (pass.position + n).next_multiple_of(4);
-        let rows = (WORKSPACE_BYTES / 4 / stride).clamp(1, n);
+        let wants_chosen = pass.trace.wants(layer, Stage::SelectedScores);
+        let chosen = wants_chosen.then(|| self.gpu.empty(n * k));
+        let (stride, rows) = self.score_rows(pass);
         let scores = self.gpu.empty(rows * stride);
         for first_row in (0..n).step_by(rows) {
             let tokens = rows.min(n - first_row);
@@ -348,18 +334,160 @@ impl GpuModel {
                 position,
                 k,
                 scores_stride: stride,
+                keep: wants_chosen,
             };
+            let unused = self.gpu.unused(0);
             self.gpu.launch(
                 top_k::dispatch(&call, self.gpu.tuning()),
-                &[&scores, &selection, &step.status],
+                &[
+                    &scores,
+                    &selection,
+                    chosen.as_ref().unwrap_or(unused),
+                    &self.status,
+                ],
             )?;
+            let rows = Rows {
+                buffer: &scores,
+                rows: first_row..first_row + tokens,
+                stride,
+            };
+            let (stage, context) = (Stage::IndexScores, pass.position + n);
+            self.kept.keep(pass.trace, layer, stage, rows, &[context])?;
+        }
+        if let Some(chosen) = &chosen {
+            let rows = Rows {
+                buffer: chosen,
+                rows: 0..n,
+                stride: k,
+            };
+            let stage = Stage::SelectedScores;
+            self.kept.keep(pass.trace, layer, stage, rows, &[k])?;
         }
         Ok(selection)
+    }
+
+    /// Scores of the watched rows, where every position is read: those of all are those of the selected.
+    fn scan(
+        &mut self,
+        layer: usize,
+        asked: &IndexQuery,
+        keys: &KeyBuffer,
+        pass: &GpuPass,
+    ) -> Result<()> {
+        let (stride, rows) = self.score_rows(pass);
+        let watched = self.kept.watched();
+        let scores = self.gpu.empty(rows.min(watched.len()) * stride);
+        for first_row in watched.clone().step_by(rows) {
+            let tokens = rows.min(watched.end - first_row);
+            let position = pass.position + first_row;
+            asked.scores(
+                &self.gpu, keys, &scores, tokens, first_row, position, stride,
+            )?;
+            let rows = Rows {
+                buffer: &scores,
+                rows: first_row..first_row + tokens,
+                stride,
+            };
+            let shape = [pass.position + self.n];
+            for stage in [Stage::IndexScores, Stage::SelectedScores] {
+                self.kept
+                    .keep(pass.trace, layer, stage, rows.clone(), &shape)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what was read: the selection, or every position up to a row's own.
+    fn keep_positions(
+        &mut self,
+        layer: usize,
+        selection: Option<&Buffer>,
+        k: Option<usize>,
+        pass: &mut GpuPass,
+    ) -> Result<()> {
+        let stage = Stage::SelectedPositions;
+        if let (Some(buffer), Some(k)) = (selection, k) {
+            let rows = Rows {
+                buffer,
+                rows: 0..self.n,
+                stride: k,
+            };
+            return self.kept.keep(pass.trace, layer, stage, rows, &[k]);
+        }
+        if pass.trace.wants(layer, stage) {
+            let (rows, context) = (self.kept.watched(), pass.position + self.n);
+            let shape = [rows.len(), context];
+            let last = rows.map(|row| pass.position + row);
+            let slots = last.flat_map(|last| {
+                (0..context).map(move |slot| if slot <= last { slot as i32 } else { -1 })
+            });
+            let value = Value::i32(shape, slots.collect());
+            pass.trace.record(layer, stage, value);
+        }
+        Ok(())
+    }
+
+    /// Keeps the attention weights of watched rows, of each head and their mean, in chunks of rows.
+    fn keep_weights(
+        &mut self,
+        layer: usize,
+        read: &Read,
+        latent: &LatentBuffer,
+        selection: Option<&Buffer>,
+        pass: &GpuPass,
+    ) -> Result<()> {
+        let slots = selection.map_or(pass.position + self.n, |_| read.call.k);
+        let heads = read.call.heads;
+        for (stage, mean, shape) in [
+            (Stage::AttentionMean, true, &[slots][..]),
+            (Stage::AttentionHeads, false, &[heads, slots]),
+        ] {
+            if !pass.trace.wants(layer, stage) {
+                continue;
+            }
+            let stride: usize = shape.iter().product();
+            let rows = (WORKSPACE_BYTES / 4 / stride).max(1);
+            let watched = self.kept.watched();
+            for first in watched.clone().step_by(rows) {
+                let tokens = rows.min(watched.end - first);
+                let weights = self.gpu.empty(tokens * stride);
+                let call = attend_weights::Call {
+                    attend: attend::Call {
+                        tokens,
+                        first_row: first,
+                        position: pass.position + first,
+                        ..read.call
+                    },
+                    stats_row: first,
+                    splits: read.splits,
+                    slots,
+                    mean,
+                };
+                let selection = selection.unwrap_or(self.gpu.unused(0));
+                self.gpu.launch(
+                    attend_weights::dispatch(&call, self.gpu.tuning()),
+                    &[
+                        &read.q_lat,
+                        latent.buffer(),
+                        selection,
+                        &read.stats,
+                        &weights,
+                    ],
+                )?;
+                let rows = Rows {
+                    buffer: &weights,
+                    rows: first..first + tokens,
+                    stride,
+                };
+                self.kept.keep(pass.trace, layer, stage, rows, shape)?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// What a run of tokens asks the indexer.
-pub(super) struct IndexQuery {
+struct IndexQuery {
     q: Buffer,
     w: Buffer,
     heads: usize,
@@ -372,7 +500,7 @@ impl IndexQuery {
         clippy::too_many_arguments,
         reason = "sizes of one kernel, two call sites"
     )]
-    pub(super) fn scores(
+    fn scores(
         &self,
         gpu: &Gpu,
         keys: &KeyBuffer,

@@ -4,44 +4,18 @@ use std::ops::Range;
 
 use shaders::copy_words;
 
-use super::caches::{KeyBuffer, LatentBuffer};
-use super::forward::{GpuModel, GpuPass};
+use super::caches::{KeyBuffer, LayerCache, new_caches};
+use super::forward::GpuModel;
 use super::launch::Gpu;
 use super::rows::GpuRows;
+use super::step::GpuPass;
 use crate::Result;
-use crate::cache::{CacheBytes, CacheFormat, Layers, indexer_of};
+use crate::cache::{CacheBytes, CacheFormat, Layers};
 use crate::config::Config;
 use crate::model::{Body, Output, OutputBody, OutputRows, Span};
-use crate::pass::{LogitRows, Pass};
+use crate::pass::Pass;
 use crate::rope::Angles;
 use crate::sampler::{DeviceDraw, Picked};
-
-/// The caches of one layer.
-#[derive(Debug)]
-pub(crate) struct LayerCache {
-    pub latent: LatentBuffer,
-    /// `None` where the layer owns no indexer.
-    pub keys: Option<KeyBuffer>,
-}
-
-/// Empty caches for layers `layers`.
-pub(super) fn new_caches(
-    gpu: &Gpu,
-    config: &Config,
-    layers: Range<usize>,
-    format: CacheFormat,
-) -> Result<Vec<LayerCache>> {
-    let (rank, dr) = (config.kv_lora_rank, config.qk_rope_head_dim);
-    let cache = |layer| {
-        let indexer = indexer_of(config, layer, format.keys)?;
-        Ok(LayerCache {
-            latent: LatentBuffer::new(gpu.clone(), rank, dr, format.latent),
-            keys: indexer
-                .map(|sizes| KeyBuffer::new(gpu.clone(), sizes.index_head_dim, format.keys)),
-        })
-    };
-    layers.map(cache).collect()
-}
 
 impl Layers for Vec<LayerCache> {
     fn truncate(&mut self, n_tokens: usize) {
@@ -107,7 +81,7 @@ impl Body for GpuModel {
             let (pass, caches) = span.begin::<Vec<LayerCache>>(config)?;
             let angles = self.angles(&pass);
             let mut pass = gpu_pass(pass, &angles);
-            self.gpu().counted(&mut pass, |pass| {
+            counted(self.gpu(), &mut pass, |pass| {
                 GpuModel::forward(self, ids, caches, logit_rows, pass)
             })
         };
@@ -126,7 +100,7 @@ impl Body for GpuModel {
         let (pass, caches) = span.begin::<Vec<LayerCache>>(config)?;
         let angles = self.angles(&pass);
         let mut pass = gpu_pass(pass, &angles);
-        self.gpu().counted(&mut pass, |pass| {
+        counted(self.gpu(), &mut pass, |pass| {
             GpuModel::forward_mtp(self, &rows, ids, &mut caches[0], logit_rows, pass)
         })
     }
@@ -167,12 +141,18 @@ impl GpuModel {
     }
 }
 
-/// Of the rows that a pass computed, those that were asked for.
-pub(super) fn wanted(logits: OutputRows, logit_rows: LogitRows) -> OutputRows {
-    match logit_rows {
-        LogitRows::Last => logits.slice(logits.n_rows() - 1, 1),
-        LogitRows::All | LogitRows::None => logits,
+/// Does `work`, and tells its trace what was launched if that asks for timings.
+fn counted<R>(
+    gpu: &Gpu,
+    pass: &mut GpuPass,
+    work: impl FnOnce(&mut GpuPass) -> Result<R>,
+) -> Result<R> {
+    if !pass.trace.times() {
+        return work(pass);
     }
+    let (result, launches) = gpu.profiler().during(|| work(pass));
+    pass.trace.launched(&launches);
+    result
 }
 
 fn gpu_pass<'a>(pass: Pass<'a>, angles: &'a Angles) -> GpuPass<'a> {

@@ -3,11 +3,14 @@
 //! A cache is one buffer a layer, so that a kernel needs one binding: it doubles when it is full, up to
 //! the largest binding, which copies it on the device, and shrinks by forgetting.
 
+use std::ops::Range;
+
 use shaders::{copy_words, key_cache, latent_cache};
 
 use super::launch::{Buffer, Gpu};
 use super::sizes::MOST_POSITIONS;
-use crate::cache::{KeyFormat, LatentFormat};
+use crate::cache::{CacheFormat, KeyFormat, LatentFormat, indexer_of};
+use crate::config::Config;
 use crate::{Error, Result};
 
 /// Tokens of a new cache. A multiple of every page.
@@ -284,4 +287,31 @@ impl KeyBuffer {
     pub(crate) fn bytes(&self) -> usize {
         self.cache.bytes()
     }
+}
+
+/// The caches of one layer.
+#[derive(Debug)]
+pub(crate) struct LayerCache {
+    pub latent: LatentBuffer,
+    /// `None` where the layer owns no indexer.
+    pub keys: Option<KeyBuffer>,
+}
+
+/// Empty caches for layers `layers`.
+pub(super) fn new_caches(
+    gpu: &Gpu,
+    config: &Config,
+    layers: Range<usize>,
+    format: CacheFormat,
+) -> Result<Vec<LayerCache>> {
+    let (rank, dr) = (config.kv_lora_rank, config.qk_rope_head_dim);
+    let cache = |layer| {
+        let indexer = indexer_of(config, layer, format.keys)?;
+        Ok(LayerCache {
+            latent: LatentBuffer::new(gpu.clone(), rank, dr, format.latent),
+            keys: indexer
+                .map(|sizes| KeyBuffer::new(gpu.clone(), sizes.index_head_dim, format.keys)),
+        })
+    };
+    layers.map(cache).collect()
 }

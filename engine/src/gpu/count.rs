@@ -3,15 +3,18 @@
 
 use shaders::{Tuning, key_cache, latent_cache};
 
-use super::body::new_caches;
-use super::forward::GpuPass;
-use super::{Gpu, GpuModel, Profile, Shapes, WeightSource};
+use super::caches::{key_format, latent_format, new_caches};
+use super::forward::GpuModel;
+use super::launch::Gpu;
+use super::profile::Profile;
+use super::step::GpuPass;
+use super::weights::{Shapes, WeightSource};
 use crate::Result;
 use crate::cache::CacheFormat;
 use crate::config::{Config, Part};
 use crate::pass::{ForwardOptions, LogitRows, Records};
 use crate::rope::Rope;
-use crate::trace::Trace;
+use crate::trace::{Trace, Watch};
 
 /// What is counted.
 #[derive(Clone, Debug)]
@@ -34,15 +37,28 @@ pub struct CountCall {
 /// # Errors
 /// A cache that no binding of this size can hold.
 pub fn count(config: &Config, call: &CountCall) -> Result<Profile> {
+    count_watched(config, call, Watch::default())
+}
+
+/// [`count`] of a pass of which all that `watch` asks for is recorded.
+///
+/// # Errors
+/// As [`count`].
+pub fn count_watched(config: &Config, call: &CountCall, watch: Watch) -> Result<Profile> {
     let tuning = Tuning {
         subgroups: true,
         fat_threads: false,
     };
-    count_with(config, call, tuning)
+    count_with(config, call, tuning, watch)
 }
 
-/// [`count`] for a device that gets this variant of the kernels.
-pub(crate) fn count_with(config: &Config, call: &CountCall, tuning: Tuning) -> Result<Profile> {
+/// The same for a device that gets this variant of the kernels.
+pub(super) fn count_with(
+    config: &Config,
+    call: &CountCall,
+    tuning: Tuning,
+    watch: Watch,
+) -> Result<Profile> {
     let gpu = Gpu::counting(tuning, call.max_binding_bytes);
     let source = WeightSource::Shapes(Shapes::new(config));
     let model = GpuModel::load(gpu.clone(), &source, config, false, &mut |_| true)?
@@ -59,7 +75,7 @@ pub(crate) fn count_with(config: &Config, call: &CountCall, tuning: Tuning) -> R
         }
     }
     let angles = Rope::new(config).angles(call.position..call.position + call.tokens);
-    let mut trace = Trace::off();
+    let mut trace = Trace::new(watch);
     let mut pass = GpuPass {
         config,
         options: &call.options,
@@ -68,10 +84,10 @@ pub(crate) fn count_with(config: &Config, call: &CountCall, tuning: Tuning) -> R
         records: Records::default(),
         trace: &mut trace,
     };
-    gpu.start_profile(false);
+    gpu.profiler().start(false);
     let ids = vec![0; call.tokens];
     GpuModel::forward(&model, &ids, &mut caches, LogitRows::Last, &mut pass)?;
-    Ok(gpu.take_profile().expect("started above"))
+    Ok(gpu.profiler().take().expect("started above"))
 }
 
 /// The least bytes that decoding one token has to read in `layer` after `position` others: every
@@ -113,14 +129,14 @@ pub fn least_layer_bytes(
             _ => bytes,
         };
     }
-    let format = super::caches::latent_format(call.format.latent);
+    let format = latent_format(call.format.latent);
     let latent = latent_cache::token_words(format, config.kv_lora_rank, config.qk_rope_head_dim);
     let mut cached = k * latent * 4;
     if let Some(sizes) = &config.indexer
         && config.owns_indexer(layer)
         && k < context
     {
-        let format = super::caches::key_format(call.format.keys);
+        let format = key_format(call.format.keys);
         cached += context * key_cache::token_words(format, sizes.index_head_dim) * 4;
     }
     weights + cached as u64

@@ -3,21 +3,17 @@
 use shaders::{combine, expert_plan, mlp_down, mlp_down_tiled, mlp_up, mlp_up_tiled, route};
 
 use super::experts::Mlps;
-use super::forward::{Columns, FEW_TOKENS, GpuModel, GpuPass, Step};
+
 use super::launch::Buffer;
 use super::layer::{FeedForward, Layer};
-use super::watch;
+use super::step::{Columns, FEW_TOKENS, GpuPass, Step};
+use super::watch::Rows;
 use crate::Result;
 use crate::config::{MoeConfig, Scoring, TopkMethod};
+use crate::trace::Stage;
 
-impl GpuModel {
-    pub(super) fn moe(
-        &self,
-        layer: &Layer,
-        normed: &Buffer,
-        step: &Step,
-        pass: &mut GpuPass,
-    ) -> Result<Buffer> {
+impl Step {
+    pub(super) fn moe(&mut self, layer: &Layer, normed: &Buffer, pass: &GpuPass) -> Result<Buffer> {
         let FeedForward::Moe {
             gate,
             bias,
@@ -27,7 +23,7 @@ impl GpuModel {
         else {
             unreachable!("the caller found experts");
         };
-        let (gpu, n, width) = (&self.gpu, step.n, pass.config.hidden_size);
+        let (gpu, n, width) = (&self.gpu, self.n, pass.config.hidden_size);
         let moe = pass
             .config
             .moe
@@ -50,15 +46,9 @@ impl GpuModel {
         let k = moe.num_experts_per_tok;
         let slots = k + moe.n_shared_experts;
         let forced = forced(layer.index, n, k, pass);
-        let routes = Routes {
-            scores: gpu.empty(n * n_experts),
-            experts: gpu.empty(n * slots),
-            weights: gpu.empty(n * slots),
-            n,
-            k,
-            slots,
-            n_experts,
-        };
+        let scores = gpu.empty(n * n_experts);
+        let chosen = gpu.empty(n * slots);
+        let weights = gpu.empty(n * slots);
         let call = route_call(moe, n, pass.position, *has_bias, forced.is_some());
         let forced = forced.map(|forced| gpu.upload(bytemuck::cast_slice(&forced)));
         gpu.launch(
@@ -67,40 +57,49 @@ impl GpuModel {
                 &logits,
                 bias,
                 forced.as_ref().unwrap_or(gpu.unused(0)),
-                &routes.scores,
-                &routes.experts,
-                &routes.weights,
-                &step.status,
+                &scores,
+                &chosen,
+                &weights,
+                &self.status,
             ],
         )?;
-        watch::record_routes(gpu, layer.index, &routes, pass)?;
-        self.mlps(
-            experts,
-            normed,
-            width,
-            n,
-            &routes.experts,
-            &routes.weights,
-            slots,
-        )
+        let rows = |buffer, stride| Rows {
+            buffer,
+            rows: 0..n,
+            stride,
+        };
+        let (stage, at) = (Stage::GateScores, layer.index);
+        self.kept.keep(
+            pass.trace,
+            at,
+            stage,
+            rows(&scores, n_experts),
+            &[n_experts],
+        )?;
+        // Slots beyond k are the shared experts: no choice, so not kept. A record has all rows.
+        let routes = [(Stage::Experts, &chosen), (Stage::ExpertWeights, &weights)];
+        for (stage, buffer) in routes {
+            let rows = rows(buffer, slots);
+            match pass.records.routes {
+                Some(_) => self.kept.take(Some(at), stage, 0, rows, &[k])?,
+                None => self.kept.keep(pass.trace, at, stage, rows, &[k])?,
+            }
+        }
+        self.mlps(experts, normed, width, &chosen, &weights, slots)
     }
 
     /// `y[t] = Σ_slot weight · swiglu_expert(x[t])`, `[tokens, hidden_size]`.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "two call sites read best with all sizes named"
-    )]
     pub(super) fn mlps(
         &self,
         mlps: &Mlps,
         x: &Buffer,
         hidden: usize,
-        n: usize,
         experts: &Buffer,
         weights: &Buffer,
         slots: usize,
     ) -> Result<Buffer> {
-        let (gpu, width, dtype) = (&self.gpu, mlps.gate.rows, mlps.gate.dtype);
+        let (gpu, n) = (&self.gpu, self.n);
+        let (width, dtype) = (mlps.gate.rows, mlps.gate.dtype);
         let h = gpu.empty(n * slots * width);
         let y = gpu.empty(n * hidden);
         let pairs = || mlps.gate.slices.iter().zip(&mlps.up.slices);
@@ -190,17 +189,6 @@ impl GpuModel {
         )?;
         Ok(y)
     }
-}
-
-/// The choice of experts of a pass, on the device.
-pub(super) struct Routes {
-    pub scores: Buffer,
-    pub experts: Buffer,
-    pub weights: Buffer,
-    pub n: usize,
-    pub k: usize,
-    pub slots: usize,
-    pub n_experts: usize,
 }
 
 /// Replayed experts `[tokens, k]`, -1 where the gate chooses; `None` if it always does.

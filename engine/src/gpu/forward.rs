@@ -3,24 +3,22 @@
 //! One residual stream `x`; what a block adds to it is kept apart as `delta` until the next norm adds
 //! it in the same launch.
 
-use shaders::{add_norm, embed, matmul, matvec};
+use shaders::embed;
 
-use super::body::{LayerCache, wanted};
+use super::caches::LayerCache;
 use super::launch::{Buffer, Gpu};
 use super::layer::{FeedForward, Layer};
 use super::rows::GpuRows;
 use super::sizes::check_sizes;
-use super::watch;
+use super::step::{Columns, GpuPass, Step};
+use super::watch::Rows;
 use super::weights::{Packed, WeightSource, upload_floats};
 use crate::Result;
 use crate::config::Config;
-use crate::model::{ForwardOptions, LogitRows, Output, OutputRows};
-use crate::pass::Records;
-use crate::rope::{Angles, Rope};
-use crate::trace::{Stage, Trace};
-
-/// Most tokens that go through the matrix-vector kernels; more take the tiled ones.
-pub(super) const FEW_TOKENS: usize = 8;
+use crate::model::{Output, OutputRows};
+use crate::pass::{LogitRows, WORKSPACE_BYTES};
+use crate::rope::Rope;
+use crate::trace::Stage;
 
 /// A model on a wgpu device.
 #[derive(Debug)]
@@ -41,39 +39,6 @@ struct GpuMtp {
     eh_proj: Packed,
     layer: Layer,
     shared_head_norm: Buffer,
-}
-
-/// What one forward pass is asked for.
-pub(crate) struct GpuPass<'a> {
-    pub config: &'a Config,
-    pub options: &'a ForwardOptions,
-    /// Position of the first token.
-    pub position: usize,
-    pub angles: &'a Angles,
-    pub records: Records<'a>,
-    pub trace: &'a mut Trace,
-}
-
-/// What the layers of a pass share on the device.
-pub(super) struct Step {
-    pub n: usize,
-    pub angles: Buffer,
-    /// Where kernels say what went wrong: see [`GpuRows`].
-    pub status: Buffer,
-    /// The last selection that an indexer made, `[tokens, k]`.
-    pub selection: Option<Buffer>,
-    pub k: Option<usize>,
-    /// The route of a dense layer: everything to expert 0 with weight 1.
-    zeros: Buffer,
-    ones: Buffer,
-}
-
-/// Columns of rows in a buffer.
-#[derive(Clone, Copy)]
-pub(super) struct Columns<'a> {
-    pub buffer: &'a Buffer,
-    pub stride: usize,
-    pub offset: usize,
 }
 
 impl GpuModel {
@@ -145,7 +110,7 @@ impl GpuModel {
     }
 
     /// Runs `ids` through the main layers.
-    pub(crate) fn forward(
+    pub(super) fn forward(
         &self,
         ids: &[u32],
         caches: &mut [LayerCache],
@@ -154,36 +119,25 @@ impl GpuModel {
     ) -> Result<Output> {
         let config = pass.config;
         let (n, width) = (ids.len(), config.hidden_size);
-        self.gpu.enter_layer(None);
-        let mut step = self.step(n, pass);
+        let profiler = self.gpu.profiler();
+        profiler.enter_layer(None);
+        let mut step = Step::new(&self.gpu, n, pass);
         let x = self.embed(ids, width)?;
         let mut delta = None;
         for (layer, cache) in self.layers.iter().zip(caches) {
-            self.gpu.enter_layer(Some(layer.index));
-            delta = Some(self.layer(layer, &x, delta, cache, &mut step, pass)?);
+            profiler.enter_layer(Some(layer.index));
+            delta = step.layer(layer, &x, delta, cache, pass)?;
         }
-        self.gpu.enter_layer(None);
-        let hidden = self.gpu.empty(n * width);
-        let to = Columns {
-            buffer: &hidden,
+        profiler.enter_layer(None);
+        let hidden = self.normed(&x, delta.as_ref(), &self.norm, &step, config)?;
+        let rows = Rows {
+            buffer: hidden.buffer(),
+            rows: 0..n,
             stride: width,
-            offset: 0,
         };
-        self.add_norm(
-            &x,
-            delta.as_ref(),
-            &self.norm,
-            config.rms_norm_eps,
-            n,
-            width,
-            to,
-        )?;
-        let hidden = self.rows(hidden, n, width, &step);
-        let first = pass.trace.first_row(n);
-        if pass.trace.wants(None, Stage::FinalHidden) {
-            watch::record_rows(pass.trace, Stage::FinalHidden, &hidden, first)?;
-        }
-        let logits = self.logits(&hidden, logit_rows, &step, pass)?;
+        let stage = Stage::FinalHidden;
+        step.kept.keep(pass.trace, None, stage, rows, &[width])?;
+        let logits = self.logits(&hidden, logit_rows, step, pass)?;
         Ok(Output {
             hidden: OutputRows::new(hidden),
             logits,
@@ -191,7 +145,7 @@ impl GpuModel {
     }
 
     /// Runs the MTP layer: `hidden` `[tokens, hidden_size]`, `next_ids` the token after each.
-    pub(crate) fn forward_mtp(
+    pub(super) fn forward_mtp(
         &self,
         hidden: &GpuRows,
         next_ids: &[u32],
@@ -201,9 +155,10 @@ impl GpuModel {
     ) -> Result<Option<OutputRows>> {
         let mtp = self.mtp.as_ref().expect("the caller found an MTP layer");
         let config = pass.config;
-        let (n, width, eps) = (next_ids.len(), config.hidden_size, config.rms_norm_eps);
-        self.gpu.enter_layer(Some(mtp.layer.index));
-        let mut step = self.step(n, pass);
+        let (n, width) = (next_ids.len(), config.hidden_size);
+        let profiler = self.gpu.profiler();
+        profiler.enter_layer(Some(mtp.layer.index));
+        let mut step = Step::new(&self.gpu, n, pass);
         let embedded = self.embed(next_ids, width)?;
         let joined = self.gpu.empty(n * 2 * width);
         let half = |offset| Columns {
@@ -211,85 +166,95 @@ impl GpuModel {
             stride: 2 * width,
             offset,
         };
-        self.add_norm(&embedded, None, &mtp.enorm, eps, n, width, half(0))?;
-        self.add_norm(
-            hidden.buffer(),
-            None,
-            &mtp.hnorm,
-            eps,
-            n,
-            width,
-            half(width),
-        )?;
+        step.add_norm(&embedded, None, &mtp.enorm, config, half(0))?;
+        step.add_norm(hidden.buffer(), None, &mtp.hnorm, config, half(width))?;
         let x = self.gpu.empty(n * width);
         let to = Columns {
             buffer: &x,
             stride: width,
             offset: 0,
         };
-        self.linear(half(0), n, &mtp.eh_proj, mtp.eh_proj.rows, to)?;
-        let delta = self.layer(&mtp.layer, &x, None, cache, &mut step, pass)?;
-        let normed = self.gpu.empty(n * width);
+        step.linear(half(0), n, &mtp.eh_proj, mtp.eh_proj.rows, to)?;
+        let delta = step.layer(&mtp.layer, &x, None, cache, pass)?;
+        profiler.enter_layer(Some(mtp.layer.index));
+        let normed = self.normed(&x, delta.as_ref(), &mtp.shared_head_norm, &step, config)?;
+        profiler.enter_layer(None);
+        self.logits(&normed, logit_rows, step, pass)
+    }
+
+    /// `x + delta`, normed.
+    fn normed(
+        &self,
+        x: &Buffer,
+        delta: Option<&Buffer>,
+        weight: &Buffer,
+        step: &Step,
+        config: &Config,
+    ) -> Result<GpuRows> {
+        let width = config.hidden_size;
+        let normed = self.gpu.empty(step.n * width);
         let to = Columns {
             buffer: &normed,
             stride: width,
             offset: 0,
         };
-        self.add_norm(&x, Some(&delta), &mtp.shared_head_norm, eps, n, width, to)?;
-        self.gpu.enter_layer(None);
-        self.logits(&self.rows(normed, n, width, &step), logit_rows, &step, pass)
+        step.add_norm(x, delta, weight, config, to)?;
+        Ok(step.rows(normed, step.n, width))
     }
 
-    /// Logits of the rows asked for; those that are watched are recorded.
+    /// Logits of the rows asked for, the end of the pass: what is watched of it is told.
     fn logits(
         &self,
         hidden: &GpuRows,
         logit_rows: LogitRows,
-        step: &Step,
+        mut step: Step,
         pass: &mut GpuPass,
     ) -> Result<Option<OutputRows>> {
-        let n = hidden.n_rows();
-        let first = pass.trace.first_row(n);
-        let wants_logits = pass.trace.wants(None, Stage::Logits);
-        let from = match logit_rows {
-            LogitRows::All => Some(0),
-            _ if wants_logits => Some(first),
-            LogitRows::Last => Some(n - 1),
-            LogitRows::None => None,
+        let (n, vocab) = (hidden.n_rows(), pass.config.vocab_size);
+        // In whole 16-byte units.
+        let stride = vocab.next_multiple_of(4);
+        let first = match logit_rows {
+            LogitRows::All => 0,
+            _ if pass.trace.wants(None, Stage::Logits) => step.kept.watched().start,
+            LogitRows::Last => n - 1,
+            LogitRows::None => n,
         };
-        let head = |from| self.head(hidden, from, step, pass.config);
-        let logits = from.map(head).transpose()?;
-        if let (true, Some(logits)) = (wants_logits, &logits) {
-            let skip = logits.n_rows() - (n - first);
-            watch::record_rows(pass.trace, Stage::Logits, logits, skip)?;
+        let at_once = match logit_rows {
+            LogitRows::All => n,
+            LogitRows::Last | LogitRows::None => (WORKSPACE_BYTES / 4 / stride).clamp(1, n),
+        };
+        let mut logits = None;
+        for first in (first..n).step_by(at_once) {
+            let rows = first..n.min(first + at_once);
+            let buffer = self.gpu.empty(rows.len() * stride);
+            let x = Columns {
+                buffer: hidden.buffer(),
+                stride: hidden.width(),
+                offset: first * hidden.width(),
+            };
+            let to = Columns {
+                buffer: &buffer,
+                stride,
+                offset: 0,
+            };
+            step.linear(x, rows.len(), &self.lm_head, vocab, to)?;
+            let kept = Rows {
+                buffer: &buffer,
+                rows: rows.clone(),
+                stride,
+            };
+            step.kept
+                .keep(pass.trace, None, Stage::Logits, kept, &[vocab])?;
+            logits = Some(step.rows(buffer, rows.len(), vocab).with_stride(stride));
         }
-        if logit_rows == LogitRows::None {
-            // Nobody will read this pass: what went wrong must be known now.
-            hidden.check()?;
-            return Ok(None);
-        }
-        Ok(logits.map(|logits| wanted(OutputRows::new(logits), logit_rows)))
-    }
-
-    fn step(&self, n: usize, pass: &GpuPass) -> Step {
-        let config = pass.config;
-        let indexer = config.indexer.as_ref();
-        Step {
-            n,
-            angles: upload_floats(&self.gpu, &pass.angles.cos_then_sin(n)),
-            status: self.gpu.upload(&[0; 16]),
-            selection: None,
-            k: pass
-                .options
-                .index_topk
-                .or(indexer.map(|sizes| sizes.index_topk)),
-            zeros: self.gpu.upload(&vec![0; n * 4]),
-            ones: upload_floats(&self.gpu, &vec![1.0; n]),
-        }
-    }
-
-    fn rows(&self, buffer: Buffer, n: usize, width: usize, step: &Step) -> GpuRows {
-        GpuRows::new(self.gpu.clone(), buffer, n, width, step.status.clone())
+        // If nobody will read this pass, what went wrong must be known now.
+        let must = logit_rows == LogitRows::None;
+        step.kept.finish(pass.trace, &mut pass.records, must)?;
+        let logits = logits.filter(|_| !must).map(OutputRows::new);
+        Ok(logits.map(|logits| match logit_rows {
+            LogitRows::Last => logits.slice(logits.n_rows() - 1, 1),
+            LogitRows::All | LogitRows::None => logits,
+        }))
     }
 
     fn embed(&self, ids: &[u32], width: usize) -> Result<Buffer> {
@@ -309,120 +274,50 @@ impl GpuModel {
         }
         Ok(x)
     }
+}
 
-    /// Logits `[rows, vocab_size]` of rows `from..`.
-    fn head(&self, hidden: &GpuRows, from: usize, step: &Step, config: &Config) -> Result<GpuRows> {
-        let n = hidden.n_rows() - from;
-        let vocab = config.vocab_size;
-        // A stride in whole 16-byte units.
-        let stride = vocab.next_multiple_of(4);
-        let logits = self.gpu.empty(n * stride);
-        let x = Columns {
-            buffer: hidden.buffer(),
-            stride: hidden.width(),
-            offset: from * hidden.width(),
-        };
-        let to = Columns {
-            buffer: &logits,
-            stride,
-            offset: 0,
-        };
-        self.linear(x, n, &self.lm_head, vocab, to)?;
-        Ok(self.rows(logits, n, vocab, step).with_stride(stride))
-    }
-
-    /// `x += delta`, then its RMS norm into `to`.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "two call sites read best with all sizes named"
-    )]
-    fn add_norm(
-        &self,
-        x: &Buffer,
-        delta: Option<&Buffer>,
-        weight: &Buffer,
-        eps: f32,
-        n: usize,
-        width: usize,
-        to: Columns,
-    ) -> Result<()> {
-        let call = add_norm::Call {
-            add: delta.is_some(),
-            tokens: n,
-            width,
-            y_stride: to.stride,
-            y_offset: to.offset,
-            eps,
-        };
-        let dispatch = add_norm::dispatch(&call, self.gpu.tuning());
-        let delta = delta.unwrap_or(self.gpu.unused(0));
-        self.gpu.launch(dispatch, &[x, delta, weight, to.buffer])
-    }
-
-    /// `y = x · Wᵀ` for the first `rows` rows of `w`.
-    pub(super) fn linear(
-        &self,
-        x: Columns,
-        n: usize,
-        w: &Packed,
-        rows: usize,
-        y: Columns,
-    ) -> Result<()> {
-        for slice in &w.slices {
-            let rows = rows.saturating_sub(slice.first_row).min(slice.rows);
-            if rows == 0 {
-                continue;
-            }
-            let call = matvec::Call {
-                dtype: w.dtype,
-                tokens: n,
-                rows,
-                cols: w.cols,
-                x_stride: x.stride,
-                x_offset: x.offset,
-                y_stride: y.stride,
-                y_offset: y.offset + slice.first_row,
-            };
-            let dispatch = if n <= FEW_TOKENS {
-                matvec::dispatch(&call, self.gpu.tuning())
-            } else {
-                matmul::dispatch(&call, self.gpu.tuning())
-            };
-            self.gpu
-                .launch(dispatch, &[x.buffer, &slice.w, &slice.scales, y.buffer])?;
-        }
-        Ok(())
-    }
-
-    /// One layer; returns what it leaves to add to `x`.
+impl Step {
+    /// One layer; returns what it leaves to add to `x`, unless it has added it because somebody looks.
     fn layer(
-        &self,
+        &mut self,
         layer: &Layer,
         x: &Buffer,
         delta: Option<Buffer>,
         cache: &mut LayerCache,
-        step: &mut Step,
         pass: &mut GpuPass,
-    ) -> Result<Buffer> {
-        let (n, width, eps) = (step.n, pass.config.hidden_size, pass.config.rms_norm_eps);
+    ) -> Result<Option<Buffer>> {
+        let (n, config) = (self.n, pass.config);
+        let width = config.hidden_size;
         let normed = self.gpu.empty(n * width);
         let to = Columns {
             buffer: &normed,
             stride: width,
             offset: 0,
         };
-        self.add_norm(x, delta.as_ref(), &layer.input_layernorm, eps, n, width, to)?;
-        let attended = self.attention(layer, &normed, cache, step, pass)?;
+        self.add_norm(x, delta.as_ref(), &layer.input_layernorm, config, to)?;
+        let attended = self.attention(layer, &normed, cache, pass)?;
         let weight = &layer.post_attention_layernorm;
-        self.add_norm(x, Some(&attended), weight, eps, n, width, to)?;
+        self.add_norm(x, Some(&attended), weight, config, to)?;
         let fed = match &layer.feed_forward {
             FeedForward::Dense(mlps) => {
-                let Step { zeros, ones, .. } = &*step;
-                self.mlps(mlps, &normed, width, n, zeros, ones, 1)?
+                self.mlps(mlps, &normed, width, &self.zeros, &self.ones, 1)?
             }
-            FeedForward::Moe { .. } => self.moe(layer, &normed, step, pass)?,
+            FeedForward::Moe { .. } => self.moe(layer, &normed, pass)?,
         };
-        watch::record_residual(&self.gpu, layer.index, x, &fed, n, width, pass.trace)?;
-        Ok(fed)
+        let wants = |stage| pass.trace.wants(layer.index, stage);
+        if !wants(Stage::Hidden) && !wants(Stage::ResidualNorm) {
+            return Ok(Some(fed));
+        }
+        // As the next norm would; the norm of it here goes nowhere.
+        self.add_norm(x, Some(&fed), weight, config, to)?;
+        let rows = Rows {
+            buffer: x,
+            rows: 0..n,
+            stride: width,
+        };
+        let first = self.kept.watched().start;
+        self.kept
+            .take(Some(layer.index), Stage::Hidden, first, rows, &[width])?;
+        Ok(None)
     }
 }

@@ -1,4 +1,4 @@
-//! Buffers and launches: the only file that knows CubeCL.
+//! Buffers and launches: the only file that knows CubeCL, and nothing of what is computed.
 //!
 //! A [`Gpu`] hands [`Dispatch`]es of the crate `shaders` to Burn's wgpu client. Without a client it
 //! counts: buffers have sizes and no contents, launches are recorded and not run. That is how the
@@ -17,8 +17,7 @@ use burn::tensor::Bytes;
 use shaders::kernel::MAX_GROUPS;
 use shaders::{Dispatch, Tuning};
 
-use super::forward::GpuPass;
-use super::profile::{Launched, Profile};
+use super::profile::Profiler;
 use crate::{Error, Result};
 
 /// Work of one submission, so that no desktop watchdog (2 s on Windows, more elsewhere) ends it: a
@@ -43,16 +42,15 @@ struct Inner {
     /// Bound where a kernel has a binding that this call does not use. Several, since one buffer
     /// must not be bound twice in a launch.
     unused: Vec<Buffer>,
-    state: Mutex<State>,
+    profiler: Profiler,
+    pending: Mutex<Pending>,
 }
 
+/// Work since the last submission.
 #[derive(Default)]
-struct State {
-    /// Work since the last submission.
-    pending_flops: u64,
-    pending_bytes: u64,
-    profile: Option<Profile>,
-    layer: Option<usize>,
+struct Pending {
+    flops: u64,
+    bytes: u64,
 }
 
 /// Words on the device.
@@ -179,7 +177,8 @@ impl Gpu {
             max_binding_bytes,
             by_reference,
             unused,
-            state: Mutex::default(),
+            profiler: Profiler::default(),
+            pending: Mutex::default(),
         }))
     }
 
@@ -197,6 +196,11 @@ impl Gpu {
             max_binding_bytes,
             by_reference.clone(),
         )
+    }
+
+    /// Who writes down what is launched.
+    pub(crate) fn profiler(&self) -> &Profiler {
+        &self.0.profiler
     }
 
     pub(crate) fn tuning(&self) -> &Tuning {
@@ -217,6 +221,7 @@ impl Gpu {
     pub(crate) fn empty(&self, n_words: usize) -> Buffer {
         // Whole 16-byte units, since kernels may read as vec4.
         let n_words = n_words.next_multiple_of(4).max(4);
+        self.profiler().allocated(n_words * 4);
         Buffer {
             handle: self
                 .0
@@ -273,11 +278,12 @@ impl Gpu {
 
     /// The contents of a buffer, after all work that was launched before. Zeros when counting.
     pub(crate) fn read(&self, buffer: &Buffer) -> Result<Vec<u32>> {
-        Ok(self.read_all([buffer])?.remove(0))
+        Ok(self.read_all(&[buffer])?.remove(0))
     }
 
     /// The contents of several buffers in one wait.
-    pub(crate) fn read_all<const N: usize>(&self, buffers: [&Buffer; N]) -> Result<Vec<Vec<u32>>> {
+    pub(crate) fn read_all(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<u32>>> {
+        self.profiler().read();
         let Some(client) = &self.0.client else {
             return Ok(buffers
                 .iter()
@@ -292,10 +298,7 @@ impl Gpu {
             name: "in use".into(),
             problem: format!("lost or failed: {error:?}"),
         })?;
-        {
-            let mut state = self.state();
-            (state.pending_flops, state.pending_bytes) = (0, 0);
-        }
+        *self.pending() = Pending::default();
         Ok(all
             .iter()
             .map(|bytes| bytemuck::pod_collect_to_vec(bytes))
@@ -333,36 +336,25 @@ impl Gpu {
                 });
             }
         }
-        let mut state = self.state();
-        let layer = state.layer;
-        let launched = Launched {
-            op: kernel.name,
-            layer,
-            cost: dispatch.cost,
-            duration: None,
-        };
+        let (op, cost) = (kernel.name, dispatch.cost);
         let Some(client) = &self.0.client else {
-            if let Some(profile) = &mut state.profile {
-                profile.launches.push(launched);
-            }
+            self.profiler().launched(op, cost, None);
             return Ok(());
         };
-        if self.0.by_reference.contains(&kernel.name) {
-            if let Some(profile) = &mut state.profile {
-                profile.launches.push(launched);
-            }
-            drop(state);
+        if self.0.by_reference.contains(&op) {
+            self.profiler().launched(op, cost, None);
             return self.run_reference(client, &dispatch, buffers);
         }
-        state.pending_flops += dispatch.cost.flops;
-        state.pending_bytes += dispatch.cost.read_bytes + dispatch.cost.write_bytes;
-        let submit =
-            state.pending_flops > SUBMISSION_FLOPS || state.pending_bytes > SUBMISSION_BYTES;
-        if submit {
-            (state.pending_flops, state.pending_bytes) = (0, 0);
-        }
-        let timed = state.profile.as_ref().is_some_and(|profile| profile.timed);
-        drop(state);
+        let submit = {
+            let mut pending = self.pending();
+            pending.flops += cost.flops;
+            pending.bytes += cost.read_bytes + cost.write_bytes;
+            let submit = pending.flops > SUBMISSION_FLOPS || pending.bytes > SUBMISSION_BYTES;
+            if submit {
+                *pending = Pending::default();
+            }
+            submit
+        };
 
         let run = {
             let [x, y, z] = dispatch.groups;
@@ -388,7 +380,7 @@ impl Gpu {
             let client = client.clone();
             move || client.launch(Box::new(source), CubeCount::Static(x, y, z), arguments)
         };
-        let duration = if timed {
+        let duration = if self.profiler().is_timed() {
             let (_, duration) =
                 client
                     .profile(run, kernel.name)
@@ -407,12 +399,7 @@ impl Gpu {
                 problem: format!("lost or failed: {error:?}"),
             })?;
         }
-        if let Some(profile) = &mut self.state().profile {
-            profile.launches.push(Launched {
-                duration,
-                ..launched
-            });
-        }
+        self.profiler().launched(op, cost, duration);
         Ok(())
     }
 
@@ -435,55 +422,10 @@ impl Gpu {
         Ok(())
     }
 
-    /// Says which layer the launches to come belong to.
-    pub(crate) fn enter_layer(&self, layer: Option<usize>) {
-        self.state().layer = layer;
-    }
-
-    /// Records launches from now on; with `timed` each is waited for and timed.
-    pub(crate) fn start_profile(&self, timed: bool) {
-        self.state().profile = Some(Profile {
-            timed,
-            launches: Vec::new(),
-        });
-    }
-
-    /// Does `work`, and tells its trace what was launched if that asks for timings. A recording that
-    /// somebody else has started goes on.
-    pub(crate) fn counted<R>(
-        &self,
-        pass: &mut GpuPass,
-        work: impl FnOnce(&mut GpuPass) -> Result<R>,
-    ) -> Result<R> {
-        if !pass.trace.times() {
-            return work(pass);
-        }
-        let before = self.state().profile.as_ref().map(|p| p.launches.len());
-        if before.is_none() {
-            self.start_profile(false);
-        }
-        let result = work(pass);
-        let launches = match before {
-            None => self.take_profile().unwrap_or_default().launches,
-            Some(before) => {
-                let state = self.state();
-                let profile = state.profile.as_ref();
-                profile.map_or(Vec::new(), |profile| profile.launches[before..].to_vec())
-            }
-        };
-        pass.trace.launched(&launches);
-        result
-    }
-
-    /// What was recorded, and no more recording.
-    pub(crate) fn take_profile(&self) -> Option<Profile> {
-        self.state().profile.take()
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
         // A thread that panicked left counters at worst.
         self.0
-            .state
+            .pending
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -64,11 +64,6 @@ impl GpuRows {
         }
     }
 
-    /// Waits for the pass and says whether it went well.
-    pub(crate) fn check(&self) -> Result<()> {
-        check_status(&self.gpu.read(&self.status)?)
-    }
-
     /// Lets the device choose among the logits of `row`, which follow token `position`.
     pub(crate) fn pick(&self, row: usize, draw: &DeviceDraw, position: usize) -> Result<Picked> {
         let picked = self.gpu.empty(8);
@@ -81,7 +76,7 @@ impl GpuRows {
         };
         let dispatch = sample::dispatch(&call, self.gpu.tuning());
         self.gpu.launch(dispatch, &[&self.buffer, &picked])?;
-        let read = self.gpu.read_all([&self.status, &picked])?;
+        let read = self.gpu.read_all(&[&self.status, &picked])?;
         check_status(&read[0])?;
         let [id, flags, logit, log_sum, draw_logprob, ..] = read[1][..] else {
             unreachable!("the kernel writes eight words");
@@ -111,7 +106,7 @@ impl GpuRows {
 
     /// Rows `first..first + n`, row-major.
     pub(crate) fn read(&self, first: usize, n: usize) -> Result<Vec<f32>> {
-        let read = self.gpu.read_all([&self.status, &self.buffer])?;
+        let read = self.gpu.read_all(&[&self.status, &self.buffer])?;
         check_status(&read[0])?;
         Ok(read[1]
             .chunks_exact(self.stride)
@@ -122,7 +117,8 @@ impl GpuRows {
     }
 }
 
-fn check_status(status: &[u32]) -> Result<()> {
+/// What went wrong in a pass, by the words that its kernels left.
+pub(super) fn check_status(status: &[u32]) -> Result<()> {
     let position = |word: u32| (STATUS_TOP - word) as usize;
     match status {
         [0, 0, ..] => Ok(()),

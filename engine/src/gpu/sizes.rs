@@ -176,8 +176,10 @@ mod tests {
 
     use super::*;
     use crate::CacheFormat;
-    use crate::gpu::{CountCall, count_with};
+    use crate::gpu::CountCall;
+    use crate::gpu::count::count_with;
     use crate::model::ForwardOptions;
+    use crate::trace::Watch;
 
     fn small() -> Value {
         json!({
@@ -223,7 +225,7 @@ mod tests {
                         },
                         max_binding_bytes: u32::MAX as usize,
                     };
-                    count_with(config, &call, tuning).unwrap();
+                    count_with(config, &call, tuning, Watch::default()).unwrap();
                 }
             }
         }

@@ -1,292 +1,236 @@
-//! What inspectors see of a pass: stages are read back, and computed only if somebody watches.
+//! What inspectors see of a pass: kept on the device while it runs, and read once behind it.
+//!
+//! Only watched rows are kept, by a copy on the device, and nothing of a stage that nobody watches. What
+//! waits there is no more than [`WORKSPACE_BYTES`]: a recording beyond that is fetched on the way.
 
-use shaders::{attend, attend_weights};
+use std::ops::Range;
 
-use super::attention::IndexQuery;
-use super::caches::KeyBuffer;
-use super::feed_forward::Routes;
-use super::forward::GpuPass;
+use shaders::copy_words;
+
 use super::launch::{Buffer, Gpu};
-use super::rows::GpuRows;
+use super::rows::check_status;
 use crate::Result;
-use crate::pass::WORKSPACE_BYTES;
+use crate::pass::{Records, WORKSPACE_BYTES};
 use crate::trace::{Stage, Trace, Value};
 
-/// Records rows `first..` as a stage of the whole model.
-pub(super) fn record_rows(
-    trace: &mut Trace,
-    stage: Stage,
-    rows: &GpuRows,
+/// What is kept of a pass until it is over.
+pub(super) struct Kept {
+    gpu: Gpu,
+    status: Buffer,
+    /// Position of the first token.
+    position: usize,
+    /// First watched row of how many.
     first: usize,
-) -> Result<()> {
-    let width = rows.width();
-    let values = rows.read(first, rows.n_rows() - first)?;
-    trace.record(
-        None,
-        stage,
-        Value::f32([rows.n_rows() - first, width], values),
-    );
-    Ok(())
-}
-
-/// Records the residual stream after a layer, `x + fed`.
-pub(super) fn record_residual(
-    gpu: &Gpu,
-    layer: usize,
-    x: &Buffer,
-    fed: &Buffer,
     n: usize,
-    width: usize,
-    trace: &mut Trace,
-) -> Result<()> {
-    let wants_hidden = trace.wants(layer, Stage::Hidden);
-    let wants_norm = trace.wants(layer, Stage::ResidualNorm);
-    if !wants_hidden && !wants_norm {
-        return Ok(());
-    }
-    let both = gpu.read_all([x, fed])?;
-    let first = trace.first_row(n);
-    // The next norm kernel adds the two in the same way.
-    let rows: Vec<f32> = both[0][first * width..n * width]
-        .iter()
-        .zip(&both[1][first * width..n * width])
-        .map(|(x, fed)| f32::from_bits(*x) + f32::from_bits(*fed))
-        .collect();
-    let n = n - first;
-    if wants_norm {
-        let norm = |row: &[f32]| {
-            let sum: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
-            sum.sqrt() as f32
-        };
-        let norms = rows.chunks_exact(width).map(norm).collect();
-        trace.record(layer, Stage::ResidualNorm, Value::f32([n, 1], norms));
-    }
-    if wants_hidden {
-        trace.record(layer, Stage::Hidden, Value::f32([n, width], rows));
-    }
-    Ok(())
+    arrays: Vec<Array>,
+    /// Rows on the device that are the next of an array.
+    waiting: Vec<(usize, Buffer, usize)>,
+    waiting_bytes: usize,
 }
 
-/// Records the routes of a layer, for traces and for replay.
-pub(super) fn record_routes(
-    gpu: &Gpu,
-    layer: usize,
-    routes: &Routes,
-    pass: &mut GpuPass,
-) -> Result<()> {
-    let wants = |trace: &Trace, stage| trace.wants(layer, stage);
-    let stages = [Stage::GateScores, Stage::Experts, Stage::ExpertWeights];
-    let watched = stages.map(|stage| wants(pass.trace, stage));
-    if watched == [false; 3] && pass.records.routes.is_none() {
-        return Ok(());
-    }
-    let read = gpu.read_all([&routes.scores, &routes.experts, &routes.weights])?;
-    let (k, n_experts) = (routes.k, routes.n_experts);
-    // Slots beyond k are the shared experts: no choice, so not recorded.
-    let chosen = |words: &[u32]| -> Vec<u32> {
-        words[..routes.n * routes.slots]
-            .chunks_exact(routes.slots)
-            .flat_map(|row| row[..k].iter().copied())
-            .collect()
-    };
-    let experts = chosen(&read[1]);
-    let weights: Vec<f32> = chosen(&read[2]).into_iter().map(f32::from_bits).collect();
-    if let Some(record) = pass.records.routes.as_deref_mut() {
-        let experts: Vec<u16> = experts.iter().map(|&expert| expert as u16).collect();
-        record.record(layer, pass.position, &experts, &weights)?;
-    }
-    let first = pass.trace.first_row(routes.n);
-    let n = routes.n - first;
-    if watched[0] {
-        let scores = read[0][first * n_experts..routes.n * n_experts]
-            .iter()
-            .map(|&word| f32::from_bits(word))
-            .collect();
-        pass.trace
-            .record(layer, Stage::GateScores, Value::f32([n, n_experts], scores));
-    }
-    if watched[1] {
-        let experts = experts[first * k..]
-            .iter()
-            .map(|&expert| expert as i32)
-            .collect();
-        pass.trace
-            .record(layer, Stage::Experts, Value::i32([n, k], experts));
-    }
-    if watched[2] {
-        let weights = weights[first * k..].to_vec();
-        pass.trace
-            .record(layer, Stage::ExpertWeights, Value::f32([n, k], weights));
-    }
-    Ok(())
+/// Rows of one stage in one layer.
+struct Array {
+    layer: Option<usize>,
+    stage: Stage,
+    /// Its first row in the pass.
+    first: usize,
+    /// Words from one row to the next.
+    stride: usize,
+    /// Of a row, without what fills it up.
+    shape: Vec<usize>,
+    words: Vec<u32>,
 }
 
-/// The watched rows of a layer's attention.
-pub(super) struct Watched<'a> {
-    pub gpu: &'a Gpu,
-    pub layer: usize,
-    /// Position of the first token of the pass.
-    pub position: usize,
-    /// Tokens of the pass.
-    pub n: usize,
-    /// First watched row.
-    pub first: usize,
-    /// Slots of a row of the selection.
-    pub k: usize,
+/// Rows of the pass in a buffer.
+#[derive(Clone)]
+pub(super) struct Rows<'a> {
+    pub buffer: &'a Buffer,
+    /// Which; the first begins the buffer.
+    pub rows: Range<usize>,
+    pub stride: usize,
 }
 
-impl Watched<'_> {
-    fn context(&self) -> usize {
-        self.position + self.n
+impl Kept {
+    pub(super) fn new(gpu: Gpu, status: Buffer, position: usize, n: usize, trace: &Trace) -> Self {
+        Self {
+            gpu,
+            status,
+            position,
+            first: trace.first_row(n),
+            n,
+            arrays: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
     }
 
-    /// Records index scores, selected positions and their scores.
-    pub(super) fn record_selection(
-        &self,
-        selection: Option<&Buffer>,
-        query: Option<&IndexQuery>,
-        keys: Option<&KeyBuffer>,
-        trace: &mut Trace,
+    /// The watched rows.
+    pub(super) fn watched(&self) -> Range<usize> {
+        self.first..self.n
+    }
+
+    /// Keeps the watched ones of `rows`, each of `shape`, if somebody watches `stage` in `layer`.
+    pub(super) fn keep(
+        &mut self,
+        trace: &Trace,
+        layer: impl Into<Option<usize>>,
+        stage: Stage,
+        rows: Rows,
+        shape: &[usize],
     ) -> Result<()> {
-        let stages = [
-            Stage::IndexScores,
-            Stage::SelectedPositions,
-            Stage::SelectedScores,
-        ];
-        let [wants_all, wants_positions, wants_chosen] =
-            stages.map(|stage| trace.wants(self.layer, stage));
-        if !wants_all && !wants_positions && !wants_chosen {
+        let layer = layer.into();
+        if !trace.wants(layer, stage) {
             return Ok(());
         }
-        let (context, n) = (self.context(), self.n - self.first);
-        let slots = selection.map_or(context, |_| self.k);
-        let positions: Vec<i32> = match selection {
-            Some(selection) => self.gpu.read(selection)?[self.first * slots..self.n * slots]
-                .iter()
-                .map(|&word| word as i32)
-                .collect(),
-            None => (self.first..self.n)
-                .flat_map(|row| {
-                    let last = self.position + row;
-                    (0..slots).map(move |slot| if slot <= last { slot as i32 } else { -1 })
-                })
-                .collect(),
-        };
-        if let (true, Some(query), Some(keys)) = (wants_all || wants_chosen, query, keys) {
-            let scores = self.scores(query, keys)?;
-            if wants_chosen {
-                let chosen = positions
-                    .iter()
-                    .enumerate()
-                    .map(|(at, &s)| match usize::try_from(s) {
-                        Ok(s) => scores[at / slots * context + s],
-                        Err(_) => 0.0,
-                    })
-                    .collect();
-                trace.record(
-                    self.layer,
-                    Stage::SelectedScores,
-                    Value::f32([n, slots], chosen),
-                );
-            }
-            if wants_all {
-                trace.record(
-                    self.layer,
-                    Stage::IndexScores,
-                    Value::f32([n, context], scores),
-                );
-            }
+        self.take(layer, stage, self.first, rows, shape)
+    }
+
+    /// Keeps the rows from `first` on, whoever asks.
+    pub(super) fn take(
+        &mut self,
+        layer: Option<usize>,
+        stage: Stage,
+        first: usize,
+        rows: Rows,
+        shape: &[usize],
+    ) -> Result<()> {
+        let Rows {
+            buffer,
+            rows,
+            stride,
+        } = rows;
+        let from = rows.start.max(first);
+        if from >= rows.end {
+            return Ok(());
         }
-        if wants_positions {
-            trace.record(
-                self.layer,
-                Stage::SelectedPositions,
-                Value::i32([n, slots], positions),
-            );
+        let call = copy_words::Call {
+            from_offset: (from - rows.start) * stride,
+            to_offset: 0,
+            n: (rows.end - from) * stride,
+        };
+        let copy = self.gpu.empty(call.n);
+        let dispatch = copy_words::dispatch(&call, self.gpu.tuning());
+        self.gpu.launch(dispatch, &[buffer, &copy])?;
+        // Rows of a stage come in order, so that those of one array follow each other.
+        let is_it = |array: &Array| (array.layer, array.stage) == (layer, stage);
+        let at = self.arrays.iter().rposition(is_it).unwrap_or_else(|| {
+            self.arrays.push(Array {
+                layer,
+                stage,
+                first,
+                stride,
+                shape: shape.to_vec(),
+                words: Vec::new(),
+            });
+            self.arrays.len() - 1
+        });
+        self.waiting_bytes += 4 * call.n;
+        self.waiting.push((at, copy, call.n));
+        if self.waiting_bytes > WORKSPACE_BYTES {
+            self.fetch()?;
         }
         Ok(())
     }
 
-    /// Scores of the watched rows, `[rows, context]`, −∞ where not visible.
-    fn scores(&self, query: &IndexQuery, keys: &KeyBuffer) -> Result<Vec<f32>> {
-        let context = self.context();
-        let stride = context.next_multiple_of(4);
-        let rows = (WORKSPACE_BYTES / 4 / stride).clamp(1, self.n);
-        let buffer = self.gpu.empty(rows * stride);
-        let mut all = Vec::with_capacity((self.n - self.first) * context);
-        for first_row in (self.first..self.n).step_by(rows) {
-            let tokens = rows.min(self.n - first_row);
-            let position = self.position + first_row;
-            query.scores(self.gpu, keys, &buffer, tokens, first_row, position, stride)?;
-            let words = self.gpu.read(&buffer)?;
-            for (row, words) in words.chunks_exact(stride).take(tokens).enumerate() {
-                let visible = position + row + 1;
-                all.extend(words[..visible].iter().map(|&word| f32::from_bits(word)));
-                all.resize(all.len() + context - visible, f32::NEG_INFINITY);
-            }
+    /// Reads what waits on the device, and with it whether all went well so far.
+    fn fetch(&mut self) -> Result<()> {
+        let mut buffers = vec![&self.status];
+        buffers.extend(self.waiting.iter().map(|(_, buffer, _)| buffer));
+        let read = self.gpu.read_all(&buffers)?;
+        check_status(&read[0])?;
+        for ((at, _, n), words) in self.waiting.drain(..).zip(&read[1..]) {
+            self.arrays[at].words.extend_from_slice(&words[..n]);
         }
-        Ok(all)
+        self.waiting_bytes = 0;
+        Ok(())
     }
 
-    /// Records attention weights per head and their mean.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the buffers of one kernel, one call site"
-    )]
-    pub(super) fn record_weights(
-        &self,
-        call: &attend::Call,
-        splits: usize,
-        q_lat: &Buffer,
-        latents: &Buffer,
-        selection: Option<&Buffer>,
-        stats: &Buffer,
+    /// Hands over what was kept. If nothing was, waits for the pass only if it `must` be known to have
+    /// gone well.
+    pub(super) fn finish(
+        &mut self,
         trace: &mut Trace,
+        records: &mut Records,
+        must: bool,
     ) -> Result<()> {
-        let wants_mean = trace.wants(self.layer, Stage::AttentionMean);
-        let wants_heads = trace.wants(self.layer, Stage::AttentionHeads);
-        if !wants_mean && !wants_heads {
-            return Ok(());
+        if must || !self.arrays.is_empty() {
+            self.fetch()?;
         }
-        let slots = selection.map_or(self.context(), |_| self.k);
-        let (n, heads) = (self.n - self.first, call.heads);
-        let weights = self.gpu.empty(self.n * heads * slots);
-        let call = attend_weights::Call {
-            attend: *call,
-            slots,
-            splits,
-        };
-        let dispatch = attend_weights::dispatch(&call, self.gpu.tuning());
-        let selection = selection.unwrap_or(self.gpu.unused(0));
-        self.gpu
-            .launch(dispatch, &[q_lat, latents, selection, stats, &weights])?;
-        let row = heads * slots;
-        let weights: Vec<f32> = self.gpu.read(&weights)?[self.first * row..self.n * row]
-            .iter()
-            .map(|&word| f32::from_bits(word))
-            .collect();
-        if wants_mean {
-            let mut mean = vec![0.0; n * slots];
-            for (mean, heads_of) in mean.chunks_exact_mut(slots).zip(weights.chunks_exact(row)) {
-                for head in heads_of.chunks_exact(slots) {
-                    for (mean, weight) in mean.iter_mut().zip(head) {
-                        *mean += weight / heads as f32;
+        let mut experts = Vec::new();
+        for array in std::mem::take(&mut self.arrays) {
+            let route = match array.stage {
+                Stage::Experts | Stage::ExpertWeights => records.routes.as_deref_mut(),
+                _ => None,
+            };
+            if let (Some(record), Some(layer)) = (route, array.layer) {
+                match array.stage {
+                    Stage::Experts => experts = array.rows(0).map(|id| id as u16).collect(),
+                    _ => {
+                        let weights: Vec<f32> = array.rows(0).map(f32::from_bits).collect();
+                        record.record(layer, self.position, &experts, &weights)?;
                     }
                 }
             }
-            trace.record(
-                self.layer,
-                Stage::AttentionMean,
-                Value::f32([n, slots], mean),
-            );
-        }
-        if wants_heads {
-            trace.record(
-                self.layer,
-                Stage::AttentionHeads,
-                Value::f32([n, heads, slots], weights),
-            );
+            self.tell(array, trace);
         }
         Ok(())
+    }
+
+    /// Records what is watched of an array.
+    fn tell(&self, array: Array, trace: &mut Trace) {
+        let (layer, stage) = (array.layer, array.stage);
+        let n = self.n - self.first;
+        let skipped = self.first - array.first;
+        let shape: Vec<usize> = std::iter::once(n)
+            .chain(array.shape.iter().copied())
+            .collect();
+        let floats = || array.rows(skipped).map(f32::from_bits);
+        let value = match stage {
+            Stage::Experts | Stage::SelectedPositions => {
+                Value::i32(shape, array.rows(skipped).map(|word| word as i32).collect())
+            }
+            Stage::IndexScores | Stage::SelectedScores => {
+                let beyond = match stage {
+                    Stage::IndexScores => f32::NEG_INFINITY,
+                    _ => 0.0,
+                };
+                let width = array.width();
+                let visible = |at: usize| self.position + self.first + at / width + 1;
+                let score = |(at, score)| {
+                    if at % width < visible(at) {
+                        score
+                    } else {
+                        beyond
+                    }
+                };
+                Value::f32(shape, floats().enumerate().map(score).collect())
+            }
+            _ => Value::f32(shape, floats().collect()),
+        };
+        if let (Stage::Hidden, Value::F32 { data, .. }, true) =
+            (stage, &value, trace.wants(layer, Stage::ResidualNorm))
+        {
+            let norm = |row: &[f32]| {
+                let sum: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+                sum.sqrt() as f32
+            };
+            let norms = data.chunks_exact(array.width()).map(norm).collect();
+            trace.record(layer, Stage::ResidualNorm, Value::f32([n, 1], norms));
+        }
+        if trace.wants(layer, stage) {
+            trace.record(layer, stage, value);
+        }
+    }
+}
+
+impl Array {
+    fn width(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Its words from row `first` on, without what fills rows up.
+    fn rows(&self, first: usize) -> impl Iterator<Item = u32> {
+        let rows = self.words.chunks_exact(self.stride).skip(first);
+        rows.flat_map(|row| row[..self.width()].iter().copied())
     }
 }
