@@ -254,7 +254,16 @@ fn a_recorded_pass_keeps_within_the_workspace_and_is_read_behind_it() {
         (131_071, 1, &sparse, heads_apart(WatchedRows::Last), 1),
         (131_071, 1, &sparse, everything(WatchedRows::Last), 2),
         (130_900, 172, &sparse, heads_apart(WatchedRows::Last), 1),
-        (130_900, 172, &sparse, everything(WatchedRows::All), 500),
+        (
+            130_900,
+            172,
+            &sparse,
+            Watch {
+                layers: some.clone(),
+                ..everything(WatchedRows::All)
+            },
+            20,
+        ),
         // A head's weights of one row are 512 KiB here.
         (
             131_071,
@@ -268,7 +277,7 @@ fn a_recorded_pass_keeps_within_the_workspace_and_is_read_behind_it() {
         ),
         (
             131_000,
-            9,
+            3,
             &dense,
             Watch {
                 layers: some,

@@ -404,6 +404,15 @@ fn process_bytes(what: &str) -> usize {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_stack_of_experts_is_loaded_without_a_second_copy_of_it_in_this_process() {
+    // In a process of its own: others' memory would count, too.
+    const ALONE: &str = "SPARSIGHT_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "gpu::a_stack_of_experts_is_loaded_without_a_second_copy_of_it_in_this_process";
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let status = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1");
+        assert!(status.status().unwrap().success());
+        return;
+    }
     // Three stacks of 32 MiB. A software adapter's memory is this process's, too, and the file is mapped.
     let config = with(json!({
         "hidden_size": 256, "moe_intermediate_size": 256, "n_routed_experts": 126, "n_group": 1,
