@@ -25,8 +25,8 @@ struct Case {
     tolerance: Tolerance,
 }
 
-/// Together they launch every kernel but the first of [`LATE`], with FP8 weights and caches, both
-/// ropes of the indexer, both scorings and two ways of routing.
+/// Together they launch every kernel, with FP8 weights and caches, both ropes of the indexer, both
+/// scorings and two ways of routing.
 const CASES: &[Case] = &[
     Case {
         fixture: "v32-fp8",
@@ -55,7 +55,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// What a short schedule does not launch, or not with more than one split.
+/// What a short schedule does not launch for a cache that grows, or not with more than one split.
 const LATE: &[&str] = &["copy_words", "attend", "attend_merge"];
 
 /// Tokens after which a cache grows.
@@ -207,7 +207,7 @@ fn a_model_does_not_notice_kernels_that_run_on_the_host() {
         }
         let unmet: Vec<_> = all.difference(&met).copied().collect();
         // Where lanes run on a CPU, what would be for matmul is for matvec.
-        let known = [&["copy_words"][..], &["copy_words", "matmul"]];
+        let known = [&[][..], &["matmul"]];
         assert!(known.contains(&&unmet[..]), "{unmet:?} on {}", info.name);
     }
 }
