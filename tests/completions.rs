@@ -404,7 +404,10 @@ fn reasoning_without_an_end_is_all_there_is() {
     );
     assert_eq!(
         read.problems,
-        ["</think> is missing: all text was read as reasoning"]
+        [
+            "</think> is missing: all text was read as reasoning",
+            "marks were left in the reasoning: ｜DSML｜"
+        ]
     );
     assert_eq!((read.content.as_str(), read.tool_calls.len()), ("", 0));
 }

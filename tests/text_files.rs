@@ -93,3 +93,14 @@ fn one_final_newline_is_taken_off() {
         assert_eq!(found, trimmed, "{text:?}");
     }
 }
+
+#[test]
+fn a_text_without_an_end_is_refused() {
+    let endless = std::io::repeat(b'a');
+    let error = engine::text_file::read_from(endless, "endless".as_ref()).unwrap_err();
+    assert!(error.to_string().contains("endless"), "{error}");
+    assert!(
+        error.to_string().contains("goes on beyond 67108864 bytes"),
+        "{error}"
+    );
+}

@@ -49,6 +49,15 @@ pub fn install(second: Second) -> anyhow::Result<()> {
     .context("Ctrl-C could not be taken over")
 }
 
+/// Has a write beyond the limit on file sizes fail, as on a full disk, and not end the program.
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "a signal is ignored, which runs nothing")]
+pub fn outlive_file_limits() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // Refused, it stays as it was.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 #[cfg(unix)]
 #[allow(
     unsafe_code,

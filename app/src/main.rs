@@ -107,6 +107,8 @@ fn main() -> ExitCode {
     });
     logger.init();
     remember_panics();
+    #[cfg(unix)]
+    interrupt::outlive_file_limits();
     // A driver may panic long after the call that was at fault; to a script that is a failure too.
     let result = catch_unwind(AssertUnwindSafe(|| match Arguments::try_parse() {
         Ok(arguments) => run(arguments),

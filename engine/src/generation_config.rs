@@ -92,7 +92,8 @@ impl Source {
     fn generation_config(&self) -> Result<Map<String, Value>> {
         match self {
             Self::Folder(folder) => match folder.join(FILE) {
-                path if path.exists() => config::read_object(&path)
+                // A broken link is there, and what it was to say is missed.
+                path if path.symlink_metadata().is_ok() => config::read_object(&path)
                     .map_err(|error| crate::folder::explain(folder, error)),
                 _ => Ok(Map::new()),
             },

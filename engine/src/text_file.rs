@@ -30,14 +30,22 @@ pub fn decode(bytes: &[u8]) -> std::result::Result<&str, String> {
     })
 }
 
+/// No text that anything here takes is longer: the largest context of all models has some megabytes.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+
 /// All of a reader's text, decoded; `name` is what an error calls it.
 ///
 /// # Errors
-/// It cannot be read, or [`decode`] refuses it.
-pub fn read_from(mut reader: impl Read, name: &Path) -> Result<String> {
+/// It cannot be read, goes on without an end, or [`decode`] refuses it.
+pub fn read_from(reader: impl Read, name: &Path) -> Result<String> {
     let mut bytes = Vec::new();
-    let read = reader.read_to_end(&mut bytes);
+    let read = reader.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| Error::io(name, error))?;
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        let problem =
+            format!("goes on beyond {MAX_TEXT_BYTES} bytes, expected a text of at most that");
+        return Err(bad(name, problem));
+    }
     decode(&bytes)
         .map(str::to_owned)
         .map_err(|problem| bad(name, problem))

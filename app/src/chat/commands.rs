@@ -339,11 +339,14 @@ fn stats(chat: &mut Chat, _: &str) -> anyhow::Result<Next> {
 }
 
 fn save(chat: &mut Chat, text: &str) -> anyhow::Result<Next> {
-    let (force, text) = match text.strip_prefix("--force ") {
-        Some(text) => (true, text.trim_start()),
-        None => (false, text),
+    let (force, text) = match text.strip_prefix("--force") {
+        Some(rest) if rest.is_empty() || rest.starts_with(char::is_whitespace) => {
+            (true, rest.trim_start())
+        }
+        _ => (false, text),
     };
     ensure!(!text.is_empty(), "found no file, expected /save FILE");
+    ensure!(text != "-", "found -, expected a file");
     let path = Path::new(text);
     // What this conversation was read from or written to, it may go to again.
     let is_own = chat.files.iter().any(|own| file::is_same_file(own, path));

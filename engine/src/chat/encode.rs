@@ -355,13 +355,34 @@ fn refused(index: usize, problem: impl Into<String>) -> Error {
 /// Writes tools and response format, if there are any.
 fn offer(index: usize, message: &Message, text: &mut Text) -> Result<()> {
     if !message.tools.is_empty() {
-        let function = |tool: &Value| match tool.get("function") {
-            Some(function) => Ok(to_json(function)),
-            None => Err(refused(
-                index,
-                "a tool has no key \"function\", \
-                 expected {\"type\": \"function\", \"function\": …}",
-            )),
+        let function = |tool: &Value| {
+            let kind = tool.get("type").map_or(Some("function"), Value::as_str);
+            let function = tool.get("function").filter(|function| function.is_object());
+            let name = function.and_then(|function| function.get("name")?.as_str());
+            match (kind, function, name) {
+                (Some("function"), Some(function), Some(name)) if !name.is_empty() => {
+                    let others = tool.as_object().into_iter().flatten();
+                    let lost = others
+                        .filter(|(key, _)| !["type", "function"].contains(&key.as_str()))
+                        .find(|(_, value)| !value.is_null());
+                    match lost {
+                        None => Ok(to_json(function)),
+                        Some((key, _)) => Err(refused(
+                            index,
+                            format!(
+                                "tool {name:?} has the key {key:?}, which has no place in the encoding"
+                            ),
+                        )),
+                    }
+                }
+                _ => Err(refused(
+                    index,
+                    format!(
+                        "a tool is {:.80}, expected {{\"type\": \"function\", \"function\": {{\"name\": …}}}}",
+                        tool.to_string()
+                    ),
+                )),
+            }
         };
         let functions = message
             .tools

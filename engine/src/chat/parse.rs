@@ -167,12 +167,22 @@ impl CompletionParser {
         if self.has_text_after_end {
             self.note(format!("text after {EOS} was dropped"));
         }
-        let left = left_over(&self.completion.content);
-        if !left.is_empty() {
-            self.note(format!(
-                "marks were left in the content: {}",
-                left.join(", ")
-            ));
+        let reasoning = self.completion.reasoning.as_deref().unwrap_or_default();
+        // A model may well think about thinking; a call that it makes there is made nowhere.
+        let calls = |mark: &&str| !mark.contains("think");
+        for (place, left) in [
+            ("content", left_over(&self.completion.content)),
+            (
+                "reasoning",
+                left_over(reasoning).into_iter().filter(calls).collect(),
+            ),
+        ] {
+            if !left.is_empty() {
+                self.note(format!(
+                    "marks were left in the {place}: {}",
+                    left.join(", ")
+                ));
+            }
         }
         (self.deltas, self.completion)
     }

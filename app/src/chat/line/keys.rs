@@ -136,7 +136,12 @@ fn escape(bytes: &[u8], timed_out: bool) -> Option<(usize, Option<Key>)> {
         let rest = &bytes[PASTE_BEGINS.len()..];
         let end = rest
             .windows(PASTE_ENDS.len())
-            .position(|part| part == PASTE_ENDS)?;
+            .position(|part| part == PASTE_ENDS);
+        let Some(end) = end else {
+            // A paste whose end never came: Ctrl-C or Ctrl-D alone, after a pause, gives it up.
+            let given_up = timed_out && matches!(rest.last(), Some(0x03 | 0x04));
+            return given_up.then_some((1 + bytes.len(), Some(Key::Interrupt)));
+        };
         let n = 1 + PASTE_BEGINS.len() + end + PASTE_ENDS.len();
         let key = match std::str::from_utf8(&rest[..end]) {
             Ok(text) => Key::Paste(text.replace("\r\n", "\n").replace('\r', "\n")),
@@ -219,6 +224,8 @@ mod tests {
             (b"\x1b[?1;2ca\x1bOPb\x1b[99;99~c\x1b[1;".into(), text("abc")),
             (b"\x1bxa\x00\x1c".into(), text("a")),
             (b"\x1b\x1b[A".into(), vec![Key::Up]),
+            // A paste whose end never comes, given up.
+            (b"\x1b[200~abc\rd\x03".into(), vec![Key::Interrupt]),
         ];
         all.extend(
             CONTROLS

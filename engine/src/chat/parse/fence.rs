@@ -20,6 +20,10 @@ const MARKS: &[&str] = &[
     "<function_call>",
     "<function=",
     "<|python_tag|>",
+    "<|channel|>",
+    "<|call|>",
+    "functools[",
+    "<DSML",
     "[TOOL_CALLS]",
     "<think>",
     "</think>",
@@ -148,6 +152,12 @@ mod tests {
             ("```⏎<dsml:⏎```⏎```⏎<tool_call>⏎", &["<tool_call"]),
             ("```<tool_call>```", &["<tool_call"]),
             ("[TOOL_CALLS]", &["[TOOL_CALLS]"]),
+            (
+                "<|channel|>commentary to=functions.f<|call|>",
+                &["<|channel|>", "<|call|>"],
+            ),
+            ("functools[{\"name\"", &["functools["]),
+            ("<DSMLinvoke name=\"f\">", &["<DSML"]),
         ] {
             assert_eq!(left_over(&lines(text)), marks, "{text:?}");
         }
