@@ -403,6 +403,12 @@ fn they_agree_on_what_the_mtp_layer_says_in_any_chunks() {
                 assert_eq!(rows, logits[logits.len() - n_rows * VOCAB as usize..]);
             }
             assert_eq!(cache.n_tokens(), 30);
+            let logits_in = session.advance_all(&ids[30..]).unwrap().logits.unwrap();
+            let (next, options) = (&ids[..1], ForwardOptions::default());
+            let (all, trace) = (LogitRows::All, &mut Trace::off());
+            let wide = model.forward_mtp(&logits_in, next, &mut cache, &options, all, trace);
+            let wide = wide.unwrap_err().to_string();
+            assert!(wide.contains("rows of 61 numbers"), "{wide}");
             // What is refused leaves the cache as it was.
             let last = hidden.slice(29, 1);
             let zero = ForwardOptions {

@@ -226,6 +226,13 @@ impl Model {
         self.check_options(options)?;
         self.check_ids(next_ids, cache.n_tokens())?;
         cache.check(cache.n_tokens() + next_ids.len())?;
+        if hidden.width() != self.config.hidden_size {
+            return Err(Error::Setting {
+                name: "MTP input".into(),
+                found: format!("rows of {} numbers", hidden.width()),
+                expected: format!("hidden rows of {}", self.config.hidden_size),
+            });
+        }
         if hidden.n_rows() != next_ids.len() {
             return Err(Error::Setting {
                 name: "MTP input".into(),

@@ -436,8 +436,9 @@ pub struct Feed<'a> {
     pub is_last: bool,
 }
 
-/// Feeds several timelines of one model in one pass, so that a weight is read once for all of them: all
-/// feeds, or none. On the CPU every row has the bits that it has alone.
+/// Feeds several timelines of one model in one pass: all feeds, or none. On the CPU a weight is read once
+/// for all of them, and every row has the bits that it has alone. A GPU takes one after the other, and
+/// tells NaN and its own loss only when logits are read: whoever reads them rewinds then.
 ///
 /// # Errors
 /// See [`Session::advance_with`]; timelines of several models.

@@ -43,6 +43,10 @@ impl Pages {
         while done < n {
             let (page, at) = (self.n_rows / PAGE_TOKENS, self.n_rows % PAGE_TOKENS);
             if page == self.pages.len() {
+                assert_eq!(
+                    at, 0,
+                    "a page was lost when a device failed in the midst of a write"
+                );
                 let kind = (&rows.device(), rows.dtype());
                 self.pages.push(Tensor::zeros([PAGE_TOKENS, width], kind));
             }

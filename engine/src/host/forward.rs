@@ -250,7 +250,10 @@ impl Mla {
             let scan = indexer.map(|(index, keys)| {
                 let (rows, read_bytes) = (rows.clone(), &mut read_bytes);
                 move |scan: Scan| {
-                    *read_bytes = n_keys * config.key_bytes(keys.format());
+                    // What is scanned for a trace alone is no work of the op.
+                    if scan.k.is_some() {
+                        *read_bytes = n_keys * config.key_bytes(keys.format());
+                    }
                     index.scan(rows.clone(), position, keys, &scan)
                 }
             });

@@ -91,6 +91,26 @@ mod tests {
         assert!(decode(0x7f).is_nan() && decode(0xff).is_nan());
     }
 
+    /// The kernels' references have an FP8 of their own, written for plainness: a mistake that a kernel
+    /// and its reference share would show here.
+    #[test]
+    fn the_kernels_references_round_alike() {
+        for code in (0..=255u8).filter(|code| code & 0x7f != 0x7f) {
+            let want = shaders::reference::from_e4m3(code.into());
+            assert_eq!(f64::from(decode(code)), want, "{code:#04x}");
+        }
+        // 300 channels are two whole blocks and what is left; ties and both ends of the range are among
+        // them.
+        let mut values: Vec<f32> = (0..300).map(|i| (i as f32 - 140.0) * 0.37).collect();
+        values[..4].copy_from_slice(&[448.0, -448.0, 1e-7, 1.0625]);
+        let wide: Vec<f64> = values.iter().map(|&value| value.into()).collect();
+        let (whole, rest) = values.split_at_mut(256);
+        round_fp8(whole, 256);
+        round_fp8(rest, 44);
+        let rounded: Vec<f64> = values.iter().map(|&value| value.into()).collect();
+        assert_eq!(rounded, shaders::reference::fp8_rounded(&wide));
+    }
+
     #[test]
     fn every_code_comes_back_and_the_nearest_is_taken() {
         for code in 0..=0x7e_u8 {
